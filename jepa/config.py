@@ -1,0 +1,146 @@
+"""Configs: the defaults of a run, durations, and the step from config strings to code.
+
+A config file defines `get_config(arg=None) -> ConfigDict`, starts from `base()` and overwrites what its paper says.
+Below this file nobody sees a ConfigDict: factories are called as `make(**args)`, so Python signatures are the schema.
+"""
+from collections.abc import Callable, Mapping
+import difflib
+import importlib
+import inspect
+import re
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+UNITS = {"step": "steps", "steps": "steps", "example": "examples", "examples": "examples",
+         "epoch": "epochs", "epochs": "epochs", "%": "percent", "percent": "percent"}
+_DURATION = re.compile(r"^\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]+)\s*$")
+
+
+def base() -> ConfigDict:
+  """The defaults of a run. Durations are strings: "500 steps", "1e6 examples", "300 epochs", "5 %" (of the run)."""
+  c = ConfigDict()
+  c.seed = 0                      # the only source of randomness: initialisation, views, masks, order of the data
+  c.total = "500 steps"           # length of the run
+  c.batch = 256                   # global batch, over all devices and processes
+  c.accumulate = 1                # micro-batches a step; statistics are then those of a micro-batch
+
+  c.method = "lejepa"             # jepa/methods/<method>.py, or a dotted path into your own package
+  c.args = ConfigDict()           # keyword arguments of its make()
+
+  c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))    # devices along each axis; -1: all that are left
+  c.replicated_tolerance = 0.02   # with fsdp > 1: the largest share of bytes that may end replicated
+
+  c.data = ConfigDict(dict(source="mnist5k", args={}, train="train", test="test"))   # source: jepa/data/sources.py
+  c.data.workers = 0              # processes that decode, for sets that do not fit in memory
+  c.data.prefetch = 2             # batches prepared ahead
+
+  c.optim = ConfigDict(dict(name="adamw", lr=dict(kind="cosine", value=1e-3, warmup="5 %"),
+                            weight_decay=dict(value=0.05), clip=0.0))
+
+  # 1. resume from the workdir > 2. this checkpoint, whole > 3. encoder weights only > 4. scratch
+  c.init = ConfigDict(dict(checkpoint="", encoder=""))
+
+  c.checkpoint = ConfigDict(dict(every="20 %", keep=2, milestones=""))   # milestones: also keep one at each multiple
+  c.log = ConfigDict(dict(every="10 steps", tensorboard=True))
+  c.eval = ConfigDict(dict(every="25 %", online=("linear", "knn", "collapse"), final=("linear", "lowshot", "knn", "collapse"),
+                           batch=500, train_limit=0, args={}))
+  c.eval.alarm = "warn"           # on collapse: "warn", "stop" or "off"
+  c.eval.report = True            # report.html and figures/ at the end
+  c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops; 0 stops at the first
+  return c
+
+
+def duration(text: str | int, *, batch: int, examples: int, total: int | None = None) -> int:
+  """Steps in a duration such as "300 epochs". `examples`: length of the training set; `total`: steps of the run.
+
+  Raises:
+    ValueError: not a duration, epochs of an empty or unknown set, or a percentage of an unknown run.
+  """
+  if isinstance(text, int):
+    return text
+  match = _DURATION.match(text) or _DURATION.match(f"{text} steps")
+  unit = UNITS.get(match.group(2)) if match else None
+  if unit is None:
+    raise ValueError(f"{text!r} is not a duration; write '500 steps', '1e6 examples', '300 epochs' or '5 %'")
+  number = float(match.group(1))
+  if unit == "percent":
+    if total is None:
+      raise ValueError(f"{text!r}: config.total itself cannot be a percentage")
+    return round(number / 100 * total)
+  if unit == "epochs":
+    if examples < 1:
+      raise ValueError(f"{text!r}: the training set has no known length; give steps or examples")
+    number *= examples
+  return round(number / (1 if unit == "steps" else batch))
+
+
+def resolve(tree: Any, **sizes) -> Any:
+  """A copy of a plain tree in which every string that reads as a duration is a number of steps (see `duration`)."""
+  if isinstance(tree, Mapping):
+    return {k: resolve(v, **sizes) for k, v in tree.items()}
+  if isinstance(tree, (list, tuple)):
+    return type(tree)(resolve(v, **sizes) for v in tree)
+  match = _DURATION.match(tree) if isinstance(tree, str) else None
+  return duration(tree, **sizes) if match and match.group(2) in UNITS else tree
+
+
+def plain(c: ConfigDict) -> dict:
+  """Nested dicts, lists and tuples, without references: what may cross a factory call."""
+  return c.to_dict()
+
+
+def module(name: str, package: str) -> ModuleType:
+  """The module a config string names: `package.name`, or `name` itself where it has a dot.
+
+  Raises:
+    ValueError: no such module; says what exists and what may have been meant.
+  """
+  path = name if "." in name else f"{package}.{name}"
+  try:
+    return importlib.import_module(path)
+  except ModuleNotFoundError as error:
+    if error.name != path and not path.startswith(f"{error.name}."):
+      raise                                                     # the module exists and one of its own imports does not
+    import pkgutil
+    known = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    raise ValueError(f"there is no {path}{_hint(name, known)}. Known: {', '.join(sorted(known))}; "
+                     "a dotted path imports from your own package") from error
+
+
+def call(function: Callable, where: str, /, **kwargs) -> Any:
+  """function(**kwargs) with an error that names the config field, and a suggestion, where a keyword does not exist."""
+  parameters = inspect.signature(function).parameters
+  if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    for key in kwargs:
+      if key not in parameters:
+        raise ValueError(f"{where}.{key} is not an option{_hint(key, parameters)}. Options: {', '.join(parameters)}")
+    for key, p in parameters.items():
+      if p.default is p.empty and key not in kwargs:
+        raise ValueError(f"{where}.{key} is missing: {function.__module__}.{function.__qualname__} needs it")
+  try:
+    return function(**kwargs)
+  except TypeError as error:                                    # a keyword of a nested factory, say an encoder's
+    unexpected = re.match(r"(?:.*\.)?(\w+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not unexpected:
+      raise
+    nested, key = unexpected.groups()
+    known = _signature(error, nested)
+    raise ValueError(f"{where}: {nested} has no option {key!r}{_hint(key, known)}"
+                     + (f". Options: {', '.join(known)}" if known else "")) from error
+
+
+def _signature(error: TypeError, name: str) -> list[str]:
+  """Parameter names of the function called in the frame that raised."""
+  frame = error.__traceback__
+  while frame.tb_next:
+    frame = frame.tb_next
+  scope = [frame.tb_frame.f_globals, *(vars(v) for v in frame.tb_frame.f_globals.values() if isinstance(v, ModuleType))]
+  found = next((s[name] for s in scope if callable(s.get(name))), None)
+  return list(inspect.signature(found).parameters) if found else []
+
+
+def _hint(word: str, known) -> str:
+  close = difflib.get_close_matches(word, list(known), n=1)
+  return f"; did you mean {close[0]!r}?" if close else ""
