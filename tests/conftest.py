@@ -1,0 +1,22 @@
+"""Eight fake CPU devices, a compilation cache, and a summary that says why tests were skipped."""
+import collections
+import os
+import pathlib
+
+# Before anything imports jax; subprocesses of the tests inherit all of it.
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+os.environ["JAX_PLATFORMS"] = os.environ.get("JEPA_TEST_PLATFORM", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Writes one line per reason for which tests were skipped."""
+  reasons = collections.Counter()
+  for report in terminalreporter.stats.get("skipped", []):
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reasons[reason.removeprefix("Skipped: ")] += 1
+  for reason, count in reasons.most_common():
+    terminalreporter.write_line(f"skipped {count}: {reason}")
