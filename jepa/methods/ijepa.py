@@ -1,0 +1,78 @@
+"""I-JEPA (Assran et al., 2023, arXiv 2301.08243): predict the representations of target blocks from a context block.
+
+  s_x = encoder(x, context tokens)                    [B K D]
+  s_y = normalise(stop_gradient(target(x)))           [B N D], target = EMA of the encoder, of the whole image
+  s^  = predictor(s_x, positions of block m)          [B M Kt D]
+  L   = mean over images, blocks, tokens, channels of smooth_l1(s^_m, s_y at block m)
+"""
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jepa import masks as mask_samplers
+from jepa import schedules, views
+from jepa.losses import prediction, sigreg as sigreg_loss
+from jepa.models import vit
+from jepa.types import Features, Method
+
+
+def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0),
+         sigreg: Mapping | None = None, crop: Mapping | None = None, target_norm: str = "layer", beta: float = 1.0,
+         mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25, steps: int) -> Method:
+  """I-JEPA.
+
+  Args:
+    encoder: keyword arguments of vit.encoder. predictor: of vit.predictor. masks: of masks.multiblock.
+    ema: keyword arguments of schedules.make for the target's momentum. None: the target is the encoder itself.
+    sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image, beside or
+      (with ema None) instead of the EMA target; None: none.
+    crop: keyword arguments of views.crop_views, drawn once an image for context and targets alike; None: images as they are.
+    target_norm: "layer" (LayerNorm without affine, as released), or "batch" (also standardised over the global batch).
+    beta: of smooth L1. mean, std: of pixels in [0, 1], by channel.
+  """
+  enc = vit.encoder(**encoder)
+  width = vit.shape_of(**{k: encoder[k] for k in ("variant", "width", "depth", "heads") if k in encoder})[0]
+  pred = vit.predictor(inputs=width, **predictor)
+  patch = encoder.get("patch", 16)
+  sample = mask_samplers.multiblock(**masks)
+  momentum = schedules.make(**ema, steps=steps) if ema is not None else None
+  cropped = views.crop_views(**crop) if crop is not None else None
+  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  del target_norm
+
+  def init(key, batch):
+    k_enc, k_pred = jax.random.split(key)
+    params = {"encoder": enc.init(k_enc, prepare(batch["image"])), "predictor": pred.init(k_pred)}
+    return params, {"target": jax.tree.map(jnp.copy, params["encoder"])} if momentum else {}
+
+  def loss(params, extra, batch, key):
+    k_crop, k_masks, k_slices = jax.random.split(key, 3)
+    image = views.to_float(batch["image"])
+    x = views.standardise(cropped(k_crop, image)[0][0] if cropped else image, mean, std)
+    grid = vit.grid_of(x, patch)
+    context, targets = sample(k_masks, x.shape[0], grid)
+
+    whole = enc.apply(extra["target"] if momentum else params["encoder"], x)
+    s_y = prediction.layer_norm(jax.lax.stop_gradient(whole))
+    s_x = enc.apply(params["encoder"], x, context)
+    guess = pred.apply(params["predictor"], s_x, context, targets, grid)
+    value = prediction.smooth_l1(guess, mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
+    metrics = {"prediction": value, "target_std": s_y.mean(1).std(0).mean(), "prediction_std": guess.mean((1, 2)).std(0).mean()}
+    if sigreg is not None:
+      pooled = (whole if not momentum else enc.apply(params["encoder"], x)).mean(1)
+      metrics["sigreg"] = sigreg_loss.sigreg(pooled, k_slices, slices=sigreg.get("slices", 256))
+      value = value + sigreg["weight"] * metrics["sigreg"]
+    return value, (extra, metrics)
+
+  def post(params, extra, step):
+    if not momentum:
+      return extra
+    return {"target": optax.incremental_update(params["encoder"], extra["target"], 1 - momentum(step))}
+
+  def embed(params, extra, batch) -> Features:
+    tokens = enc.apply(extra["target"] if momentum else params["encoder"], prepare(batch["image"]))
+    return Features(tokens.mean(1), tokens)
+
+  return Method(init, loss, post, embed)

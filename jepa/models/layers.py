@@ -1,0 +1,131 @@
+"""Transformer layers in Flax Linen, and `stack`, which makes a tower of one. Parameters f32; `dtype` is that of the compute."""
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jepa.models import positions
+from jepa.types import Net
+
+REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable,
+         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+weight_init = nn.initializers.truncated_normal(0.02)
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm with scale and bias, statistics in f32."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+    h = x.astype(jnp.float32)
+    h = h - h.mean(-1, keepdims=True)
+    h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-6)
+    return (h * scale + bias).astype(self.dtype)
+
+
+class Dense(nn.Module):
+  """x [... D] @ kernel + bias. Leading axes are flattened first: the weight gradient is then one plain matrix product."""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param("kernel", weight_init, (x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+class QKV(nn.Module):
+  """Queries, keys and values [3 B N D] of x [B N D] in one product; the kernel [D 3 D] keeps heads apart for the tensor axis."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    b, n, d = x.shape
+    kernel = self.param("kernel", weight_init, (d, 3, d))
+    bias = self.param("bias", nn.initializers.zeros, (3, d))
+    y = jnp.einsum("nd,dte->tne", x.reshape(-1, d).astype(self.dtype), kernel.astype(self.dtype))
+    return (y + bias.astype(self.dtype)[:, None]).reshape(3, b, n, d)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention; keys with valid_BN False are not attended to."""
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, valid_BN=None, rope=None):
+    b, n, d = x.shape
+    q, k, v = QKV(self.dtype, name="qkv")(x).reshape(3, b, n, self.heads, d // self.heads)
+    if rope is not None:
+      q, k = positions.rotate(q, rope), positions.rotate(k, rope)
+    mask = None if valid_BN is None else valid_BN[:, None, None, :]
+    y = jax.nn.dot_product_attention(q, k, v, mask=mask)
+    return Dense(d, self.dtype, name="out")(y.reshape(b, n, d))
+
+
+class Block(nn.Module):
+  """Pre-norm transformer block."""
+
+  heads: int
+  hidden: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, valid_BN=None, rope=None):
+    d = x.shape[-1]
+    y = LayerNorm(self.dtype, name="norm1")(x)
+    x = x + Attention(self.heads, self.dtype, name="attention")(y, valid_BN, rope)
+    y = Dense(self.hidden, self.dtype, name="up")(LayerNorm(self.dtype, name="norm2")(x))
+    return x + Dense(d, self.dtype, name="down")(nn.gelu(y))
+
+
+def net(module: nn.Module) -> Net:
+  """A Linen module without state as a Net."""
+  return Net(init=lambda key, *a: module.init(key, *a)["params"],
+             apply=lambda params, *a: module.apply({"params": params}, *a))
+
+
+def stack(block: Net, depth: int, *, remat: str = "none", scan: bool | None = None) -> Net:
+  """`depth` blocks with stacked parameters: each leaf has a leading axis of layers.
+
+  Args:
+    remat: what the backward pass keeps of each block: "none" rematerialised, "dots" (matrix products kept), "full".
+    scan: one compiled block in a loop (fast to compile), or unrolled (faster to run on a CPU). None: scan from 13 layers on.
+  """
+  if remat not in REMAT:
+    raise ValueError(f"remat {remat!r} is unknown; choose one of {', '.join(REMAT)}")
+  scan = depth > 12 if scan is None else scan
+  one = block.apply if remat == "none" else jax.checkpoint(block.apply, policy=REMAT[remat])
+
+  def init(key, *inputs):
+    params = jax.vmap(lambda k: block.init(k, *inputs))(jax.random.split(key, depth))
+    return _scale_residual(params, depth)
+
+  def apply(params, x, *inputs):
+    if scan:
+      return jax.lax.scan(lambda h, p: (one(p, h, *inputs), None), x, params)[0]
+    # lax.split, whose transpose is one concatenation; the transpose of indexing adds a whole stack of zeros for each layer.
+    layers = jax.tree.map(lambda p: [q[0] for q in jax.lax.split(p, [1] * depth)], params)
+    for i in range(depth):
+      x = one(jax.tree.map(lambda p: p[i], layers, is_leaf=lambda p: isinstance(p, list)), x, *inputs)
+    return x
+
+  return Net(init, apply)
+
+
+def _scale_residual(params, depth):
+  """Divides what enters the residual stream by sqrt(2 * layer), layers counted from 1 (as in BEiT and I-JEPA)."""
+  layer = jnp.sqrt(2.0 * jnp.arange(1, depth + 1))[:, None, None]
+  attention = params["attention"] | {"out": params["attention"]["out"] | {"kernel": params["attention"]["out"]["kernel"] / layer}}
+  return params | {"attention": attention, "down": params["down"] | {"kernel": params["down"]["kernel"] / layer}}

@@ -1,0 +1,146 @@
+"""Vision Transformer over all or some patches of an image (arXiv 2010.11929), and I-JEPA's narrow predictor.
+
+Shapes: images [B H W C]; tokens are row-major over the grid (H / patch, W / patch); `Tokens` says which of them to encode.
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepa import masks
+from jepa.models import layers, positions
+from jepa.types import Net, Tokens
+
+# name: (width, depth, heads, mlp ratio)
+VARIANTS = {"Ti": (192, 12, 3, 4.0), "S": (384, 12, 6, 4.0), "B": (768, 12, 12, 4.0), "L": (1024, 24, 16, 4.0),
+            "H": (1280, 32, 16, 4.0), "g": (1408, 40, 16, 48 / 11)}
+
+
+def shape_of(variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, mlp_ratio: float = 0.0):
+  """(width, depth, heads, mlp ratio): the variant's, each overridden by what is given.
+
+  Raises:
+    ValueError: an unknown variant, or no variant and a missing size.
+  """
+  if variant and variant not in VARIANTS:
+    raise ValueError(f"ViT variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+  named = VARIANTS.get(variant, (0, 0, 0, 4.0))
+  width, depth, heads, mlp_ratio = (given or default for given, default in zip((width, depth, heads, mlp_ratio), named))
+  if not (width and depth and heads):
+    raise ValueError("a ViT needs a variant, or width, depth and heads")
+  if width % heads:
+    raise ValueError(f"ViT width {width} is not divisible by {heads} heads")
+  return width, depth, heads, mlp_ratio
+
+
+def grid_of(image: jax.Array, patch: int) -> tuple[int, int]:
+  """(rows, columns) of patches of images [B H W C].
+
+  Raises:
+    ValueError: the side is no multiple of the patch.
+  """
+  _, h, w, _ = image.shape
+  if h % patch or w % patch:
+    raise ValueError(f"image {h}x{w} is not divisible into patches of {patch}: choose another patch or image size")
+  return h // patch, w // patch
+
+
+def patches(image: jax.Array, patch: int) -> jax.Array:
+  """Images [B H W C] -> [B N patch*patch*C]."""
+  b, _, _, c = image.shape
+  rows, columns = grid_of(image, patch)
+  x = image.reshape(b, rows, patch, columns, patch, c).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, rows * columns, patch * patch * c)
+
+
+def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, mlp_ratio: float = 0.0, patch: int = 16,
+            position: str = "sincos", remat: str = "none", scan: bool | None = None, dtype: str = "float32") -> Net:
+  """init(key, image) -> params; apply(params, image [B H W C], tokens=None) -> [B N D], or [B K D] of `tokens`.
+
+  No class token. With `tokens` the others are dropped before the first product, so the cost is that of the kept ones.
+
+  Args:
+    variant: "Ti", "S", "B", "L", "H", "g"; width, depth, heads, mlp_ratio override it.
+    position: "sincos" (fixed 2-D), "learned", or "rope" (in every attention).
+    remat, scan: see layers.stack. dtype: of the compute ("bfloat16"); parameters are f32.
+  """
+  width, depth, heads, mlp_ratio = shape_of(variant, width, depth, heads, mlp_ratio)
+  if position not in ("sincos", "learned", "rope"):
+    raise ValueError(f"positions {position!r} are unknown; choose one of sincos, learned, rope")
+  compute = jnp.dtype(dtype)
+  embed = layers.net(layers.Dense(width, compute))
+  blocks = layers.stack(layers.net(layers.Block(heads, round(width * mlp_ratio), compute)), depth, remat=remat, scan=scan)
+  norm = layers.net(layers.LayerNorm(compute))
+
+  def init(key, image):
+    keys = jax.random.split(key, 4)
+    x = patches(image, patch)
+    h = jnp.zeros((1, 1, width))
+    params = {"patch": embed.init(keys[0], x[:1, :1]), "blocks": blocks.init(keys[1], h), "norm": norm.init(keys[2], h)}
+    if position == "learned":
+      params["positions"] = 0.02 * jax.random.normal(keys[3], (x.shape[1], width))
+    return params
+
+  def apply(params, image, tokens: Tokens | None = None):
+    grid = grid_of(image, patch)
+    x = patches(image, patch)
+    valid = None
+    index = jnp.arange(x.shape[1])[None]
+    if tokens is not None:
+      index, valid = tokens.index, tokens.valid
+      x = masks.gather(x, tokens)
+    x = embed.apply(params["patch"], x)
+    rope = None
+    if position == "rope":
+      rope = positions.rope_2d(index, grid, width // heads)
+    else:
+      table = jnp.asarray(positions.sincos_2d(width, grid)) if position == "sincos" else params["positions"]
+      x = x + table[index].astype(compute)
+    x = blocks.apply(params["blocks"], x, valid, rope)
+    return norm.apply(params["norm"], x).astype(jnp.float32)
+
+  return Net(init, apply)
+
+
+def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12, mlp_ratio: float = 4.0, position: str = "sincos",
+              remat: str = "none", scan: bool | None = None, dtype: str = "float32") -> Net:
+  """I-JEPA's predictor (arXiv 2301.08243): a narrow ViT that fills mask tokens, each block of targets on its own.
+
+  init(key) -> params; apply(params, z [B K inputs], context Tokens [B K], targets Tokens [B M Kt], grid) -> [B M Kt inputs].
+  The context is repeated for every block; blocks do not see each other.
+  """
+  if width % heads:
+    raise ValueError(f"predictor width {width} is not divisible by {heads} heads")
+  compute = jnp.dtype(dtype)
+  inp, out = layers.net(layers.Dense(width, compute)), layers.net(layers.Dense(inputs, compute))
+  blocks = layers.stack(layers.net(layers.Block(heads, round(width * mlp_ratio), compute)), depth, remat=remat, scan=scan)
+  norm = layers.net(layers.LayerNorm(compute))
+
+  def init(key):
+    keys = jax.random.split(key, 5)
+    h = jnp.zeros((1, 1, width))
+    return {"in": inp.init(keys[0], jnp.zeros((1, 1, inputs))), "blocks": blocks.init(keys[1], h), "norm": norm.init(keys[2], h),
+            "out": out.init(keys[3], h), "mask": {"token": 0.02 * jax.random.normal(keys[4], (width,))}}
+
+  def apply(params, z_BKD, context: Tokens, targets: Tokens, grid: tuple[int, int]):
+    b, m, kt = targets.index.shape
+    fold = lambda x: jnp.repeat(x, m, 0)                                      # the context once for every block
+    index = jnp.concatenate([fold(context.index), targets.index.reshape(b * m, kt)], 1)
+    valid = jnp.concatenate([fold(context.valid), targets.valid.reshape(b * m, kt)], 1)
+    x = fold(inp.apply(params["in"], z_BKD))
+    mask = jnp.broadcast_to(params["mask"]["token"].astype(compute), (b * m, kt, width))
+    x = jnp.concatenate([x, mask], 1)
+    rope = positions.rope_2d(index, grid, width // heads) if position == "rope" else None
+    if rope is None:
+      x = x + jnp.asarray(positions.sincos_2d(width, grid))[index].astype(compute)
+    x = blocks.apply(params["blocks"], x, valid, rope)[:, -kt:]
+    return out.apply(params["out"], norm.apply(params["norm"], x)).astype(jnp.float32).reshape(b, m, kt, inputs)
+
+  return Net(init, apply)
+
+
+def parameters(variant: str, patch: int, channels: int = 3) -> int:
+  """Number of parameters of `encoder` with fixed positions, in closed form; for tests against published counts."""
+  width, depth, _, ratio = shape_of(variant)
+  hidden = round(width * ratio)
+  block = 4 * width * width + 4 * width + 2 * width * hidden + hidden + width + 4 * width
+  return int(np.int64(patch * patch * channels + 1) * width + depth * block + 2 * width)
