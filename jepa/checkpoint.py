@@ -26,8 +26,10 @@ class Restored(NamedTuple):
   config: dict[str, Any]    # the resolved config that wrote it
 
 
-def open(directory: str | Path, *, keep: int = 2, milestones: int = 0) -> ocp.training.Checkpointer:
-  """A checkpointer that keeps the newest `keep` bundles, and every multiple of `milestones` steps for good."""
+def open(directory: str | Path, *, keep: int | None = None, milestones: int = 0) -> ocp.training.Checkpointer:
+  """A checkpointer that keeps the newest `keep` bundles (None: all), and every multiple of `milestones` steps for good."""
+  if keep is None:
+    return ocp.training.Checkpointer(Path(directory).absolute())
   policies = [ocp.training.preservation_policies.LatestN(max(1, keep))]
   if milestones:
     policies.append(ocp.training.preservation_policies.EveryNSteps(milestones))
@@ -51,7 +53,7 @@ def steps(directory: str | Path) -> list[int]:
   directory = Path(directory).absolute()
   if not directory.is_dir():
     return []
-  with ocp.training.Checkpointer(directory) as checkpointer:
+  with open(directory) as checkpointer:
     return [c.step for c in checkpointer.checkpoints]
 
 
@@ -86,6 +88,27 @@ def restore(checkpointer, abstract: PyTree, shardings: PyTree, step: int | None 
     return None
   raise RuntimeError(f"none of the checkpoints {found} in {checkpointer.directory} can be read; they are kept as *.damaged. "
                      "Start again in another workdir, or restore a copy")
+
+
+def restore_part(directory: str | Path, step: int | None, abstract: PyTree, shardings: PyTree) -> PyTree:
+  """Some subtrees of a state, {"params": {...}, "extra": {...}}, of the newest bundle or of `step`.
+
+  Raises:
+    FileNotFoundError: no such bundle. Mismatch: a wanted array is not in it, or has another shape.
+  """
+  found = steps(directory)
+  if not found or (step is not None and step not in found):
+    raise FileNotFoundError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; there are: {found or 'none'}")
+  step = found[-1] if step is None else step
+  with open(directory) as checkpointer:
+    saved = _shapes(checkpointer.checkpointables_metadata(step).metadata["state"])
+    wanted = _shapes(abstract)
+    differences = compare({p: s for p, s in saved.items() if p in wanted}, wanted)
+    if differences:
+      raise Mismatch(f"checkpoint {step} in {directory} does not hold these weights:\n  " + "\n  ".join(differences))
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
+      return checkpointer.load_checkpointables(step, dict(state=like))["state"]
 
 
 def _read(checkpointer, step, abstract, shardings) -> Restored:

@@ -1,0 +1,166 @@
+"""From a config to the parts of a run. The only place where config strings become code; training and evaluation share it."""
+from collections.abc import Callable
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from jepa import checkpoint, config as configs, methods, optim, sharding, state as states
+from jepa.data import sources
+from jepa.types import Batch, Method, PyTree, TrainState
+
+
+class Experiment(NamedTuple):
+  """Everything a run is made of; nothing here holds an array of the state."""
+
+  config: dict[str, Any]          # resolved: durations in steps
+  total: int                      # steps
+  mesh: Mesh
+  train: sources.Source
+  test: sources.Source
+  method: Method
+  tx: optax.GradientTransformation
+  schedules: dict[str, Callable]  # by name, for the log
+  batch: Batch                    # abstract: ShapeDtypeStructs of the global batch
+  init: Callable[[jax.Array], TrainState]                  # key -> state at step 0, sharded
+  step: Callable[[TrainState, Batch], tuple]               # pure train step
+  abstract: TrainState
+  shardings: TrainState
+
+
+def build(c: ConfigDict) -> Experiment:
+  """Builds the parts; allocates nothing of the size of the model.
+
+  Raises:
+    ValueError: names the field of the config that does not fit, and what would.
+  """
+  # 1. Data, whose length gives epochs their meaning.
+  raw = configs.plain(c)
+  train, test = (_source(raw["data"], split) for split in ("train", "test"))
+
+  # 2. Durations.
+  sizes = dict(batch=raw["batch"], examples=train.length)
+  total = configs.duration(raw["total"], **sizes)
+  if total < 1:
+    raise ValueError(f"config.total = {raw['total']!r} is {total} steps of batch {raw['batch']} over {train.length} examples; "
+                     "at least one is needed")
+  raw = configs.resolve(raw, **sizes, total=total) | {"total": total}
+
+  # 3. Where things live.
+  mesh = configs.call(sharding.make_mesh, "config.mesh", **raw["mesh"])
+  _check_batch(raw, mesh, train)
+
+  # 4. Method and optimizer.
+  make = configs.module(raw["method"], methods.__name__).make
+  method = configs.call(make, "config.args", **raw["args"], steps=total)
+  tx, schedules = configs.call(optim.make, "config.optim", **raw["optim"], steps=total)
+
+  # 5. The state, abstract first, so that nothing is ever made unsharded.
+  spec = lambda shape, dtype: jax.ShapeDtypeStruct((raw["batch"], *shape), dtype)
+  batch = {"image": spec(train.shape, jnp.uint8), "label": spec((), jnp.int32), "index": spec((), jnp.int32)}
+  # Two images are enough for shapes; a batch of zeros in full would cost memory and a long trace of nothing.
+  zeros = {k: jnp.zeros((min(2, s.shape[0]), *s.shape[1:]), s.dtype) for k, s in batch.items()}
+  init = functools.partial(states.init, method=method, tx=tx)
+  abstract = jax.eval_shape(lambda key: init(key, zeros), jax.random.key(raw["seed"]))
+  shardings = sharding.of_state(abstract, mesh)
+  return Experiment(
+      config=raw, total=total, mesh=mesh, train=train, test=test, method=method, tx=tx, schedules=schedules, batch=batch,
+      init=jax.jit(lambda key: init(key, zeros), out_shardings=shardings),
+      step=functools.partial(states.train_step, method=method, tx=tx, accumulate=raw["accumulate"]),
+      abstract=abstract, shardings=shardings)
+
+
+def _source(data: dict, which: str) -> sources.Source:
+  return configs.call(functools.partial(sources.load, data["source"], data[which]), "config.data.args", **data["args"])
+
+
+def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:
+  batch, pieces = raw["batch"], mesh.shape["data"] * mesh.shape["fsdp"] * raw["accumulate"]
+  if batch % pieces or batch % jax.process_count():
+    raise ValueError(f"config.batch = {batch} does not split into data*fsdp*accumulate = {pieces} equal parts over "
+                     f"{jax.process_count()} processes; choose a multiple of {pieces}")
+  if batch > train.length:
+    raise ValueError(f"config.batch = {batch} is larger than the training set ({train.length} images)")
+
+
+def initial_state(exp: Experiment) -> TrainState:
+  """The state at step 0, sharded from birth: a function of config.seed alone."""
+  return exp.init(jax.random.key(exp.config["seed"]))
+
+
+def start(exp: Experiment, checkpointer) -> tuple[TrainState, dict, str]:
+  """(state, position of the data, what was done), by this precedence:
+
+  1. resume: the newest readable checkpoint in the workdir;
+  2. config.init.checkpoint: a workdir or DIR/checkpoints/STEP, whole (state, step, data position);
+  3. config.init.encoder: likewise, only what its path calls the encoder (or the target, where there is one); step 0;
+  4. scratch.
+  """
+  wanted = exp.config["init"]
+  found = checkpoint.restore(checkpointer, exp.abstract, exp.shardings)
+  if found:
+    return found.state, found.data, f"resumed at step {int(found.state.step)}"
+  if wanted["checkpoint"]:
+    found = load(wanted["checkpoint"], exp.abstract, exp.shardings)
+    return found.state, found.data, f"continued {wanted['checkpoint']} at step {int(found.state.step)}"
+  state = initial_state(exp)
+  if wanted["encoder"]:
+    return _with_encoder(exp, state, wanted["encoder"]), {}, f"encoder of {wanted['encoder']}, the rest from scratch"
+  return state, {}, "from scratch"
+
+
+def _with_encoder(exp: Experiment, state: TrainState, path: str) -> TrainState:
+  """`state` with params["encoder"], extra["encoder"] and extra["target"] of another run's checkpoint."""
+  parts = {"params": [k for k in state.params if k == "encoder"], "extra": [k for k in state.extra if k in ("encoder", "target")]}
+  pick = lambda tree: {part: {k: getattr(tree, part)[k] for k in names} for part, names in parts.items()}
+  loaded = checkpoint.restore_part(*locate(path), pick(exp.abstract), pick(exp.shardings))
+  return state._replace(params=state.params | loaded["params"], extra=state.extra | loaded["extra"])
+
+
+def locate(path: str) -> tuple[Path, int | None]:
+  """(checkpoint folder, step or None for the newest) of a workdir, DIR/checkpoints or DIR/checkpoints/STEP."""
+  path = Path(path)
+  if path.name.isdigit():
+    return path.parent, int(path.name)
+  return (path if path.name == "checkpoints" else path / "checkpoints"), None
+
+
+def load(path: str, abstract: PyTree, shardings: PyTree, step: int | None = None) -> checkpoint.Restored:
+  """A whole checkpoint, read only.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  folder, named = locate(path)
+  if not checkpoint.steps(folder):
+    raise FileNotFoundError(f"no checkpoint in {folder}: give a workdir that was trained, or DIR/checkpoints/STEP")
+  with checkpoint.open(folder, keep=None) as checkpointer:
+    return checkpoint.restore(checkpointer, abstract, shardings, step if step is not None else named)
+
+
+def saved_config(workdir: str | Path) -> ConfigDict:
+  """The config a workdir was trained with.
+
+  Raises:
+    FileNotFoundError: there is no config.json in it.
+  """
+  path = Path(workdir) / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(f"{path} does not exist: give the workdir of a run of jepa.main")
+  return ConfigDict(json.loads(path.read_text()))
+
+
+def describe(exp: Experiment) -> str:
+  """The parameter table, and the share of the state that is whole on every device (checked)."""
+  rows = sharding.rows(exp.abstract, exp.shardings)
+  share = sharding.check(rows, exp.mesh, exp.config["replicated_tolerance"])
+  trained = sum(x.size for x in jax.tree.leaves(exp.abstract.params))
+  logging.info("%s trained parameters, %.1f %% of the state replicated", f"{trained:,}", 100 * share)
+  return f"{sharding.table(rows)}\n\ntrained parameters: {trained:,}\nreplicated on every device: {share:.2%} of bytes\n"

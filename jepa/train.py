@@ -1,0 +1,281 @@
+"""The train loop, read from top to bottom: parts, state, restore, loop, end.
+
+Everything is a function of (seed, step). Metrics of step t are read while step t+1 runs. A checkpoint holds the whole state and the
+position of the data, so the same command again goes on exactly where the last one stopped.
+"""
+import collections
+import contextlib
+import json
+from pathlib import Path
+import signal
+import threading
+import time
+from typing import NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+import numpy as np
+from ml_collections import ConfigDict
+
+from jepa import checkpoint, config as configs, evaluate, experiment, flops, logs, sharding
+from jepa.data import pipeline
+
+INTERRUPTED = 75      # exit code (EX_TEMPFAIL): saved and stopped by a signal; the same command again continues
+
+
+class NonFinite(FloatingPointError):
+  """The loss or gradient of a step is not finite; the last checkpoint is good."""
+
+
+class Collapse(RuntimeError):
+  """An evaluation found the representation collapsing and config.eval.alarm is "stop"."""
+
+
+def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None = None) -> int:
+  """Trains the run that `c` describes in `workdir`; returns an exit code: 0, or INTERRUPTED.
+
+  Args:
+    profile: (first step, number of steps) to trace into workdir/profile.
+
+  Raises:
+    ValueError: the config does not fit. checkpoint.Mismatch: the workdir holds another run.
+    NonFinite, Collapse: see there.
+  """
+  workdir = Path(workdir)
+
+  # 1. Parts.
+  exp = experiment.build(c)
+  cfg, total = exp.config, exp.total
+  on_batch = sharding.of_batch(exp.mesh)
+  table = experiment.describe(exp)
+
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.set_mesh(exp.mesh))
+    interrupted = stack.enter_context(_signals())
+
+    # 2. State: resume > named checkpoint > encoder only > scratch.
+    checkpointer = stack.enter_context(checkpoint.open(workdir / "checkpoints", keep=cfg["checkpoint"]["keep"],
+                                                       milestones=cfg["checkpoint"]["milestones"] or 0))
+    _refuse_other_run(workdir, c)
+    state, position, origin = experiment.start(exp, checkpointer)
+    first = int(state.step)
+    if jax.process_index() == 0:
+      _record(workdir, c, table)
+    if first >= total:
+      logging.warning("%s is already trained to step %d of %d", workdir, first, total)
+
+    # 3. Data, from where the checkpoint left it.
+    stream = pipeline.train(exp.train, batch=cfg["batch"], seed=cfg["seed"], workers=cfg["data"]["workers"])
+    if position:
+      stream.set_state(position)
+    data = pipeline.prefetch(stream, lambda b: pipeline.put(b, on_batch), depth=cfg["data"]["prefetch"])
+    stack.callback(data.close)
+
+    # 4. Compile ahead, for its time and its operations.
+    clock = time.monotonic()
+    step_fn = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch), out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
+                      donate_argnums=0).lower(exp.abstract, exp.batch).compile()
+    compile_s = time.monotonic() - clock
+    step_flops = flops.count(exp.step, exp.abstract, exp.batch)
+
+    # 5. Floors of the evaluations, once, before the first step.
+    write = logs.Writer(workdir, tensorboard=cfg["log"]["tensorboard"])
+    stack.callback(write.close)
+    probe = evaluate.online(exp, workdir)
+
+    # 6. The loop.
+    bar = logs.Progress(total=total, initial=first, label=cfg["method"])
+    stack.callback(bar.close)
+    bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x {jax.devices()[0].device_kind}, "
+            f"{step_flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
+    meter = _Meter(exp, step_flops, data, first)
+    watch = _Watch(cfg["nonfinite"], first)
+    every = {k: max(1, cfg[k]["every"]) for k in ("checkpoint", "eval", "log")}
+
+    def settle(upto: int) -> None:
+      """Reads the metrics of finished steps: stops on non-finite ones, and logs."""
+      for step, scalars in watch.read(upto):
+        if step % every["log"] == 0 or step == total:
+          scalars |= meter.read(step) | {k: float(f(step)) for k, f in exp.schedules.items()}
+          write(step, scalars)
+          bar.update(step, scalars)
+
+    def save() -> None:
+      checkpointer.wait()
+      checkpoint.save(checkpointer, state, data=data.get_state(), config=configs.plain(c))
+
+    for step in range(first + 1, total + 1):
+      with _profile(profile, step, workdir):
+        batch = next(data)
+        state, metrics = step_fn(state, batch)
+      watch.add(step, metrics, batch["index"])
+      if (step - 1) % every["log"] == 0:
+        settle(step - 1)        # while `step` runs
+      stop = interrupted(step % every["log"] == 0)
+      if step % every["checkpoint"] == 0 or step == total or stop:
+        settle(step)            # a bad step is found before anything is saved
+        save()
+      if stop:
+        checkpointer.wait()
+        bar.say(f"interrupted: saved step {step} in {workdir}; the same command again continues")
+        return INTERRUPTED
+      if step % every["eval"] == 0 and step < total:
+        settle(step)
+        pause = time.monotonic()
+        scalars, alarms = probe(state, step)
+        write(step, scalars)
+        bar.say(f"step {step}: " + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
+        _alarm(alarms, cfg["eval"]["alarm"], bar)
+        meter.skip(time.monotonic() - pause)
+    bar.close()
+
+    # 7. The end: the evaluations of the paper, the table, the pictures.
+    checkpointer.wait()
+    alarms = evaluate.final(exp, state, workdir)
+    _alarm(alarms, cfg["eval"]["alarm"], bar)
+  return 0
+
+
+class _Meter:
+  """Throughput between reads: images/s, FLOP/s, MFU, input wait, bytes seen."""
+
+  def __init__(self, exp, step_flops: float, data, first: int):
+    self._exp, self._flops, self._data = exp, step_flops, data
+    self._peak = flops.peak(jax.devices()[0])
+    self.reset(first)
+
+  def reset(self, step: int) -> None:
+    self._step, self._time, self._waited = step, time.monotonic(), self._data.waited
+
+  def skip(self, seconds: float) -> None:
+    """Leaves out time that was not training."""
+    self._time += seconds
+
+  def read(self, step: int) -> dict[str, float]:
+    now, waited = time.monotonic(), self._data.waited
+    seconds, steps = max(1e-9, now - self._time), step - self._step
+    seen = float(step) * self._exp.config["batch"]
+    raw = seen * float(np.prod(self._exp.train.shape))
+    out = {"examples": seen, "epochs": seen / self._exp.train.length, "raw_bytes": raw, "optic_nerve_years": logs.optic_years(raw)}
+    if steps > 0:
+      rate = steps / seconds
+      out |= {"images_per_s": rate * self._exp.config["batch"], "flops_per_s": rate * self._flops,
+              "input_wait": (waited - self._waited) / seconds}
+      if self._peak:
+        out["mfu"] = rate * self._flops / self._peak / jax.device_count()
+    if (memory := logs.device_memory()) is not None:
+      out["device_bytes"] = memory
+    self.reset(step)
+    return out
+
+
+class _Watch:
+  """Metrics on their way: kept on the device until read, in order, and checked for being finite."""
+
+  def __init__(self, tolerate: int, first: int):
+    self._pending = collections.deque()
+    self._tolerate, self._bad, self._last_good = tolerate, 0, first
+
+  def add(self, step: int, metrics, index: jax.Array) -> None:
+    self._pending.append((step, metrics, index))
+
+  def read(self, upto: int):
+    """Yields (step, scalars) of pending steps up to `upto`.
+
+    Raises:
+      NonFinite: more steps than tolerated were not finite.
+    """
+    while self._pending and self._pending[0][0] <= upto:
+      step, metrics, index = self._pending.popleft()
+      scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
+      if scalars["skipped"]:
+        self._bad += 1
+        local = sorted(int(i) for shard in index.addressable_shards for i in np.ravel(shard.data))
+        text = (f"step {step}: loss {scalars['loss']}, gradient norm {scalars['grad_norm']}. The step changed nothing; "
+                f"its batch held examples {sorted(set(local))}")
+        if self._bad > self._tolerate:
+          raise NonFinite(f"{text}. {self._bad} such steps, {self._tolerate} tolerated (config.nonfinite). The last checkpoint is good: lower "
+                          "the learning rate, clip gradients (config.optim.clip), or look at those examples")
+        logging.error("%s. Skipped (%d of %d tolerated)", text, self._bad, self._tolerate)
+      yield step, scalars | {"skipped_steps": float(self._bad)}
+
+
+@contextlib.contextmanager
+def _signals():
+  """interrupted(agree): whether SIGTERM or Ctrl-C came. Processes agree on it, at the steps where `agree` is true, so that none waits
+  for another in a collective. A second Ctrl-C stops at once."""
+  came = threading.Event()
+
+  def handle(number, frame):
+    if came.is_set() and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    came.set()
+    logging.warning("%s: saving at the end of this step", signal.Signals(number).name)
+
+  def interrupted(agree: bool) -> bool:
+    if jax.process_count() == 1:
+      return came.is_set()
+    return agree and bool(np.any(multihost_utils.process_allgather(jnp.int32(came.is_set()))))
+
+  main = threading.current_thread() is threading.main_thread()
+  old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
+  try:
+    yield interrupted
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _profile(window, step: int, workdir: Path):
+  if window and step == window[0]:
+    jax.profiler.start_trace(str(workdir / "profile"))
+  yield
+  if window and step == window[0] + window[1] - 1:
+    jax.effects_barrier()
+    jax.profiler.stop_trace()
+
+
+def _alarm(alarms: list[str], policy: str, bar: logs.Progress) -> None:
+  if policy == "off":
+    return
+  for text in alarms:
+    bar.say(f"COLLAPSE ALARM: {text}")
+  if alarms and policy == "stop":
+    raise Collapse("; ".join(alarms))
+
+
+def _refuse_other_run(workdir: Path, c: ConfigDict) -> None:
+  """The workdir's config must name the same method and arguments; other changes are told.
+
+  Raises:
+    checkpoint.Mismatch: they differ.
+  """
+  if not (workdir / "config.json").exists() or not checkpoint.steps(workdir / "checkpoints"):
+    return
+  old, new = (_flat(json.loads(json.dumps(t, default=str))) for t in (
+      experiment.saved_config(workdir).to_dict(), configs.plain(c)))
+  changed = [f"{k}: {old.get(k, 'absent')} in the workdir, {new.get(k, 'absent')} now"
+             for k in sorted(old | new) if old.get(k, "absent") != new.get(k, "absent")]
+  fatal = [line for line in changed if line.split(":")[0].split(".")[0] in ("method", "args", "seed", "batch")]
+  if fatal:
+    raise checkpoint.Mismatch(f"{workdir} holds another run:\n  " + "\n  ".join(fatal) + "\nUse another --workdir; to start from its weights "
+                              f"add --config.init.checkpoint={workdir} or --config.init.encoder={workdir}")
+  for line in changed:
+    logging.warning("config changed since the workdir was written: %s", line)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+  out = {}
+  for key, value in tree.items():
+    out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+  return out
+
+
+def _record(workdir: Path, c: ConfigDict, table: str) -> None:
+  """config.json, parameters.txt and facts.json."""
+  logs.write_json(workdir / "config.json", configs.plain(c))
+  logs.write_json(workdir / "facts.json", logs.facts())
+  (workdir / "parameters.txt").write_text(table)
