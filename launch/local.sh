@@ -10,8 +10,10 @@ Usage: launch/local.sh [-n N] [-d N] [--] ARGUMENTS OF jepa.main ...
   -d, --devices N    N host (CPU) devices in each process
   -h, --help         this text
 
-Environment: JAX_PLATFORMS (with -n or -d: cpu unless set), JEPA_PORT (coordinator's port, default: a free one),
-JEPA_GRACE (seconds that the others get to stop once a process has failed or was interrupted, default 60).
+Environment:
+  JAX_PLATFORMS  with -n or -d: cpu unless set
+  JEPA_PORT      the coordinator's port (default: a free one)
+  JEPA_GRACE     seconds that the others get to stop once a process has failed or was interrupted (default 60)
 
 Ctrl-C and SIGTERM reach every process, which saves and exits with 75: run the same command again to continue.
 The exit code is that of the first process that failed, else 0.
@@ -46,7 +48,7 @@ fi
 
 # Starts the processes, waits for them, and exits with the code of the first that failed.
 supervise() {
-  local port=${JEPA_PORT:-} grace=${JEPA_GRACE:-60} pids=() left=() pid rank code result=0 deadline='' told=''
+  local port=${JEPA_PORT:-} grace=${JEPA_GRACE:-60} pids=() left=() result=0 deadline='' told='' pid rank code
   # bash alone: one connection attempt tells whether somebody listens there.
   until [[ -n $port ]]; do
     port=$((RANDOM % 20000 + 20000))
@@ -61,11 +63,12 @@ supervise() {
   trap 'forward INT' INT
   trap 'forward TERM' TERM HUP
 
-  # Job control while starting: each process leads a group of its own and keeps the default SIGINT, so that a Ctrl-C
-  # reaches it once, through us, and reaches no data worker before its parent has saved.
+  # Job control while starting: each process leads a group of its own and keeps the default SIGINT, so that a
+  # Ctrl-C reaches it once, through us, and reaches no data worker before its parent has saved.
   set -m
   for ((rank = 0; rank < processes; rank++)); do
-    bash "$0" -- "$@" --coordinator="127.0.0.1:$port" --num_processes="$processes" --process_id="$rank" </dev/null &
+    bash "$0" -- "$@" \
+      --coordinator="127.0.0.1:$port" --num_processes="$processes" --process_id="$rank" </dev/null &
     pids+=("$!")
   done
   set +m

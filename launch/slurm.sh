@@ -7,7 +7,7 @@
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.out
-# Slurm: one process per task (a node, or a GPU); the job queues itself again when it was interrupted after saving.
+# Slurm: one process per task (a node, or a GPU); the job queues itself again when interrupted after saving.
 set -euo pipefail
 
 usage() {
@@ -18,13 +18,14 @@ Submit it from the repository's root; options of sbatch override those at the he
   one process per node:  sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh ...
   one process per GPU:   sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh ...
 
-Environment: JEPA_VENV, a virtual environment on a shared disk to activate (default: the one active at submission).
+Environment:
+  JEPA_VENV  a virtual environment on a shared disk to activate (default: the one active at submission)
 
-120 seconds before the time limit, and on preemption with a grace time, Slurm sends SIGTERM to every process; the run
-saves and exits with 75, and this script puts the job back in the queue, where the same command continues it. A job
-that scancel or Slurm itself ends is not requeued by this script. Any other exit code ends the job with that code.
+120 seconds before the time limit, and on preemption with a grace time, Slurm sends SIGTERM to every process;
+the run saves and exits with 75, and this script puts the job back in the queue, where the same command
+continues it. A job that scancel or Slurm itself ends is not requeued here. Any other exit code ends the job.
 
-Example: sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config=configs/ijepa_in1k.py:arch=H/14 --workdir=/shared/h14
+Example: sbatch --nodes=2 launch/slurm.sh --config=configs/ijepa_in1k.py:arch=H/14 --workdir=/shared/h14
 END
 }
 
@@ -38,15 +39,15 @@ if [[ -n ${JEPA_VENV:-} ]]; then
   source "$JEPA_VENV/bin/activate"
 fi
 
-# The warning before the time limit goes to the processes alone; this shell gets SIGTERM only when the job is being
-# ended (scancel, preemption that Slurm requeues itself), and then it must not queue it again.
+# The warning before the time limit goes to the processes alone; this shell gets SIGTERM only when the job is
+# being ended (scancel, preemption that Slurm requeues itself), and then it must not queue it again.
 ending=
 trap 'ending=1' TERM
 
 finish() {
   local code=$?
   if ((code == 75)) && [[ -z $ending ]]; then
-    echo "launch/slurm.sh: interrupted after saving (restart ${SLURM_RESTART_COUNT:-0}); requeueing $SLURM_JOB_ID"
+    echo "launch/slurm.sh: interrupted after saving; requeueing $SLURM_JOB_ID"
     scontrol requeue "$SLURM_JOB_ID"
   fi
   exit "$code"

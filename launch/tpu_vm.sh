@@ -13,11 +13,11 @@ Environment:
   TPU_DIR      the repository on every worker, relative to the home directory (default jepa)
   TPU_VENV     a virtual environment there, relative to TPU_DIR (default .venv)
 
-Ctrl-C and SIGTERM are passed on to the processes on all workers, which save and exit with 75; run the same command
-again to continue. The exit code is that of the first worker that failed. The workdir must be one that all workers
-see: gs://BUCKET/...
+Ctrl-C and SIGTERM are passed on to the processes on all workers, which save and exit with 75; run the same
+command again to continue. The exit code is that of the first worker that failed. The workdir must be one that
+all workers see: gs://BUCKET/...
 
-Example: TPU_NAME=v5e TPU_ZONE=us-west4-a launch/tpu_vm.sh --config=configs/ijepa_in1k.py:arch=H/14 --workdir=gs://b/h14
+Example: TPU_NAME=v5e TPU_ZONE=us-west4-a launch/tpu_vm.sh --config=configs/quickstart.py --workdir=gs://b/run
 END
 }
 
@@ -39,7 +39,7 @@ everywhere() {
   printf -v venv %q "${TPU_VENV:-.venv}"
   printf -v run '%q ' "$@"
   pidfile="/tmp/jepa-\$USER.pid"
-  # ssh without a terminal carries no signals: the command leaves its pid behind (exec keeps it), and we come back for it.
+  # ssh without a terminal carries no signals: the command leaves its pid behind (exec keeps it) for later.
   trap 'on_all_workers "kill -TERM \$(cat $pidfile)" || true' INT TERM HUP
   set -m # in a process group of its own: a Ctrl-C must not cut the connection before the run has saved
   on_all_workers "cd $dir && . $venv/bin/activate && echo \$\$ >$pidfile && exec $run" &

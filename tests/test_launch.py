@@ -43,7 +43,7 @@ for arg in "$@"; do [[ $arg == --command=* ]] && exec bash -c "${arg#*=}"; done
 
 @pytest.fixture
 def launch(tmp_path):
-  """A function (script, *args, **environment) -> started process; whatever still runs at the end is killed."""
+  """A function (script, *args, **environment) -> started process; what still runs at the end is killed."""
   (tmp_path / "bin").mkdir()
   for name, text in dict(python=PYTHON, srun=SRUN, scontrol=SCONTROL, gcloud=GCLOUD).items():
     (tmp_path / "bin" / name).write_text(text)
@@ -52,7 +52,8 @@ def launch(tmp_path):
   started = []
 
   def start(script, *args, **environment):
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JEPA_", "JAX_", "XLA_", "SLURM_", "TPU_"))}
+    ours = ("JEPA_", "JAX_", "XLA_", "SLURM_", "TPU_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     process = subprocess.Popen(
         ["bash", ROOT / "launch" / script, *args],
         env=inherited | stubs | environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
@@ -139,7 +140,8 @@ def test_local_two_processes(launch, tmp_path):
   assert code == 0
   for rank in range(2):
     assert (tmp_path / f"args.{rank}").read_text().splitlines() == [
-        "-m", "jepa.main", "--config=a b", "--coordinator=127.0.0.1:1234", "--num_processes=2", f"--process_id={rank}"]
+        "-m", "jepa.main", "--config=a b",
+        "--coordinator=127.0.0.1:1234", "--num_processes=2", f"--process_id={rank}"]
     environment = (tmp_path / f"env.{rank}").read_text().splitlines()
     assert "JAX_PLATFORMS=cpu" in environment
     assert "XLA_FLAGS= --xla_force_host_platform_device_count=3" in environment
@@ -162,8 +164,8 @@ def test_local_stops_the_others_when_one_fails(launch, tmp_path):
 
 
 def test_local_kills_what_does_not_stop(launch, tmp_path):
-  code, _ = finish(launch("local.sh", "-n", "2", WAITS="1", EXIT="3", FAILS="1", STUBBORN="0", JEPA_GRACE="1"))
-  assert code == 3
+  process = launch("local.sh", "-n", "2", WAITS="1", EXIT="3", FAILS="1", STUBBORN="0", JEPA_GRACE="1")
+  assert finish(process)[0] == 3
 
 
 SLURM = dict(SLURM_JOB_ID="42", SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="2")
@@ -171,7 +173,8 @@ SLURM = dict(SLURM_JOB_ID="42", SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="2
 
 def test_slurm_passes_arguments_and_all_gpus(launch, tmp_path):
   assert finish(launch("slurm.sh", "--config=a b", **SLURM))[0] == 0
-  assert (tmp_path / "args.0").read_text().splitlines() == ["-m", "jepa.main", "--config=a b", "--distributed"]
+  args = (tmp_path / "args.0").read_text().splitlines()
+  assert args == ["-m", "jepa.main", "--config=a b", "--distributed"]
   assert "JAX_LOCAL_DEVICE_IDS=0,1" in (tmp_path / "env.0").read_text().splitlines()
 
 
@@ -212,7 +215,8 @@ def tpu(tmp_path):
 
 def test_tpu_runs_on_all_workers(launch, tmp_path, tpu):
   assert finish(launch("tpu_vm.sh", "--config=a b;c", **tpu))[0] == 0
-  assert (tmp_path / "args.0").read_text().splitlines() == ["-m", "jepa.main", "--config=a b;c", "--distributed"]
+  args = (tmp_path / "args.0").read_text().splitlines()
+  assert args == ["-m", "jepa.main", "--config=a b;c", "--distributed"]
   assert (tmp_path / "gcloud").read_text().splitlines()[:7] == [
       "compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=zone", "--worker=all"]
 
