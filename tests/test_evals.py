@@ -1,0 +1,376 @@
+"""Evaluators: the maths against NumPy and scikit-learn, perfect and useless features, records that survive JSON."""
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from jepa.evals import collapse, features as F, knn, linear, suite
+from jepa.types import Features
+
+
+def blobs(n=200, m=120, d=8, k=4, *, apart=1.5, seed=0):
+  """Gaussian classes whose centres are `apart` times their width away from the origin."""
+  rng = np.random.default_rng(seed)
+  centres = apart * rng.standard_normal((k, d))
+  y = np.arange(n + m) % k
+  x = (centres[y] + rng.standard_normal((n + m, d))).astype(np.float32)
+  return F.FeatureSet(x[:n], y[:n].astype(np.int32), x[n:], y[n:].astype(np.int32))
+
+
+def useless(**kwargs):
+  f = blobs(**kwargs)
+  rng = np.random.default_rng(7)
+  return f._replace(train_x=rng.standard_normal(f.train_x.shape).astype(np.float32),
+                    test_x=rng.standard_normal(f.test_x.shape).astype(np.float32))
+
+
+# Features
+
+
+class FakeSource:
+  """As jepa.data.sources.Source, with a hole where an example is unreadable."""
+  length, classes, shape, describe = 7, 2, (2, 2, 1), "fake"
+  arrays = None
+
+  @staticmethod
+  def get(i):
+    if i == 3:
+      return None
+    return {"image": np.full((2, 2, 1), 51 * i % 256, np.uint8), "label": np.int32(i % 2), "index": np.int32(i)}
+
+
+def test_collect_drops_padding_and_keeps_order():
+  images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+  batches = [({"image": np.pad(images[i:i + 3], ((0, 3 - len(images[i:i + 3])),) + ((0, 0),) * 3),
+               "label": np.pad(np.arange(7, dtype=np.int32)[i:i + 3], (0, 3 - len(images[i:i + 3])))}, len(images[i:i + 3]))
+             for i in (0, 3, 6)]
+  def embed(batch):
+    x = jnp.asarray(batch["image"], jnp.bfloat16).reshape(3, 4)
+    return Features(pooled=x, tokens=jnp.stack([x, 2 * x], 1))
+  x, y = F.collect(jax.jit(embed), batches)
+  assert x.dtype == np.float32 and x.shape == (7, 4)
+  np.testing.assert_array_equal(x[:, 0], np.arange(7))
+  np.testing.assert_array_equal(y, np.arange(7))
+  np.testing.assert_array_equal(F.collect(embed, batches, pool="max", put=dict)[0][:, 0], 2 * np.arange(7))
+  assert F.collect(embed, batches, pool="flat")[0].shape == (7, 8)
+  with pytest.raises(ValueError, match="no readable example"):
+    F.collect(embed, [])
+
+
+def test_extract_reads_the_pipeline(monkeypatch):
+  import types
+  def epoch(source, *, batch):
+    for i in range(0, source.length, batch):
+      yield {"image": np.full((batch, 2), i, np.float32), "label": np.zeros(batch, np.int32)}, min(batch, source.length - i)
+  fake = types.ModuleType("jepa.data.pipeline")
+  fake.epoch = epoch
+  import jepa.data
+  monkeypatch.setitem(sys.modules, "jepa.data.pipeline", fake)
+  monkeypatch.setattr(jepa.data, "pipeline", fake, raising=False)
+  x, y = F.extract(lambda b: Features(jnp.asarray(b["image"]), jnp.zeros((4, 1, 2))), FakeSource, batch=4)
+  assert x.shape == (7, 2) and y.shape == (7,) and x[-1, 0] == 4
+  with pytest.raises(ValueError, match="unknown pool 'pool'"):
+    F.extract(None, FakeSource, batch=4, pool="pool")
+
+
+def test_pixels():
+  x, y = F.pixels(FakeSource)
+  assert x.shape == (6, 4) and x.dtype == np.float32
+  np.testing.assert_allclose(x[:, 0], np.array([0, 51, 102, 204, 255, 51 * 6 % 256]) / 255, rtol=1e-6)
+  np.testing.assert_array_equal(y, [0, 1, 0, 0, 1, 0])
+
+  class InMemory(FakeSource):
+    arrays = {"image": np.full((5, 2, 2, 3), 255, np.uint8), "label": np.arange(5, dtype=np.int32)}
+  x, y = F.pixels(InMemory)
+  assert x.shape == (5, 12) and (x == 1).all()
+
+
+def test_standardise_is_safe_for_constant_dimensions():
+  f = blobs()
+  train = np.concatenate([f.train_x, np.full((200, 1), 0.1, np.float32)], 1)
+  test = np.concatenate([f.test_x, np.full((120, 1), 5, np.float32)], 1)
+  a, b = F.standardise(f._replace(train_x=train, test_x=test))
+  np.testing.assert_allclose(a[:, :-1].mean(0), 0, atol=1e-5)
+  np.testing.assert_allclose(a[:, :-1].std(0), 1, atol=1e-5)
+  assert (a[:, -1] == 0).all() and (b[:, -1] == 0).all()
+
+
+# Linear probes
+
+
+@pytest.mark.parametrize("penalty", [0.3, 0.01, 0.001])
+def test_fit_equals_scikit_learn(penalty):
+  f = blobs(apart=0.7)
+  x, hot = jnp.asarray(f.train_x), jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
+  found = linear._fit(x, hot, jnp.full(200, 1 / 200), jnp.float32(penalty), jnp.zeros((8, 4)), jnp.zeros(4), tolerance=1e-5)
+  theirs = LogisticRegression(C=1 / (penalty * 200), tol=1e-8, max_iter=5000).fit(f.train_x, f.train_y)
+  assert found.gradient < 1e-5 and found.iterations < 200
+  np.testing.assert_allclose(found.weight.T, theirs.coef_, atol=2e-3 * np.abs(theirs.coef_).max())
+  bias = found.bias - found.bias.mean()       # its mean over classes changes nothing
+  np.testing.assert_allclose(bias, theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3)
+
+
+def test_fit_with_weights_leaves_examples_out():
+  f = blobs(apart=0.7)
+  hot = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
+  start = jnp.zeros((8, 4)), jnp.zeros(4)
+  w = jnp.asarray(np.arange(200) < 100, jnp.float32) / 100
+  a = linear._fit(f.train_x, hot, w, jnp.float32(0.01), *start, tolerance=1e-5)
+  b = linear._fit(f.train_x[:100], hot[:100], w[:100], jnp.float32(0.01), *start, tolerance=1e-5)
+  np.testing.assert_allclose(a.weight, b.weight, atol=2e-3)
+
+
+def test_fit_survives_hard_starts():
+  """Separable data from a start that is confidently wrong: every softmax is saturated, plain Newton would blow up."""
+  f = blobs(apart=5)
+  hot = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
+  good = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), jnp.zeros((8, 4)), jnp.zeros(4), tolerance=1e-5)
+  found = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), -100 * good.weight, jnp.zeros(4), tolerance=1e-5)
+  assert found.gradient < 1e-5
+  np.testing.assert_allclose(found.weight, good.weight, atol=2e-3)
+
+
+def test_linear_probe():
+  row, = linear.probe(blobs(apart=4), row="a", seed=0)
+  assert row["mean"] > 0.97 and row["sd"] == 0 and row["seeds"] == 1
+  outcome = row["protocol"]["outcome"]
+  assert outcome["converged"] and outcome["gradient_norm"] <= 1e-5 and outcome["penalty"] in linear.GRID
+  assert row["protocol"]["counts"] == {"train": 200, "test": 120, "dim": 8, "classes": 4}
+  assert row["mean"] == linear.probe(blobs(apart=4), row="a", seed=0)[0]["mean"]
+  constant = blobs()
+  constant = constant._replace(train_x=np.ones_like(constant.train_x), test_x=np.ones_like(constant.test_x))
+  assert linear.probe(constant, row="a", seed=0)[0]["mean"] == pytest.approx(0.25)
+
+
+def test_linear_probe_says_when_it_has_not_converged(caplog):
+  with caplog.at_level("WARNING", logger="absl"):
+    row, = linear.probe(blobs(), row="pixels", seed=0, limit=1)
+  assert not row["protocol"]["outcome"]["converged"]
+  assert "gradient norm" in caplog.text
+
+
+def test_lowshot_draws_are_a_function_of_seed_and_labels():
+  y = blobs().train_y
+  a = linear.draw(y, labels=5, draws=3, seed=1)
+  np.testing.assert_array_equal(a, linear.draw(y, labels=5, draws=3, seed=1))
+  assert (a != linear.draw(y, labels=5, draws=3, seed=2)).any() and (a[0] != a[1]).any()
+  for subset in a:
+    assert len(set(subset)) == 20
+    np.testing.assert_array_equal(np.bincount(y[subset]), 5)
+
+
+@pytest.mark.parametrize("d", [8, 50])      # fewer and more dimensions than labels
+def test_lowshot_equals_scikit_learn_draw_by_draw(d):
+  f = blobs(d=d, apart=0.4)
+  row, = linear.lowshot(f, row="a", seed=3, labels=5, draws=4, penalty=0.1, tolerance=1e-5)
+  x, test_x = F.standardise(f)
+  theirs = [LogisticRegression(C=1 / (0.1 * 20), tol=1e-8, max_iter=5000).fit(x[s], f.train_y[s]).score(test_x, f.test_y)
+            for s in linear.draw(f.train_y, labels=5, draws=4, seed=3)]
+  np.testing.assert_allclose(row["protocol"]["outcome"]["accuracies"], theirs, atol=1.01 / 120)
+  assert row["mean"] == pytest.approx(np.mean(theirs), abs=0.01) and row["seeds"] == 4 and row["sd"] > 0
+
+
+def test_lowshot_chooses_a_penalty_inside_the_subset():
+  row, = linear.lowshot(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
+  assert row["mean"] > 0.9 and len(row["protocol"]["outcome"]["penalties"]) == 2
+  again, = linear.lowshot(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
+  assert again == row
+
+
+def test_too_few_labels_is_a_clear_error():
+  f = blobs()
+  f.train_y[(f.train_y == 2) & (np.cumsum(f.train_y == 2) > 4)] = -1
+  with pytest.raises(ValueError, match="raw pixels: the low-shot probe draws 10 a class, but class 2 .* has only 4"):
+    linear.lowshot(f, row="raw pixels", seed=0)
+  with pytest.raises(ValueError, match="two classes"):
+    linear.probe(f._replace(train_y=np.zeros_like(f.train_y)), row="a", seed=0)
+  with pytest.raises(ValueError, match="penalty="):
+    linear.lowshot(f, row="a", seed=0, labels=1)
+
+
+# kNN
+
+
+def test_knn_equals_scikit_learn(monkeypatch):
+  f = blobs(apart=0.8)
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  theirs = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d ** 2 / 2) / 0.07)).fit(unit(f.train_x), f.train_y)
+  row, = knn.evaluate(f, row="a")
+  assert row["mean"] == pytest.approx(theirs.score(unit(f.test_x), f.test_y), abs=1e-6)
+  monkeypatch.setattr(knn, "CHUNK", 200 * 7)      # seven queries at a time, the last chunk padded
+  assert knn.evaluate(f, row="a")[0]["mean"] == row["mean"]
+  np.testing.assert_array_equal(knn.neighbours(f.train_x, f.test_x, k=3),
+                                np.argsort(-unit(f.test_x) @ unit(f.train_x).T, 1)[:, :3])
+
+
+def test_knn_of_perfect_and_useless_features():
+  assert knn.evaluate(blobs(apart=6), row="a")[0]["mean"] == 1
+  assert abs(knn.evaluate(useless(n=400, m=400), row="a")[0]["mean"] - 0.25) < 0.08       # chance, 3.7 sd
+  assert 0 <= knn.evaluate(blobs(n=12), row="a")[0]["mean"] <= 1      # fewer than k examples
+
+
+def test_labels_need_not_be_contiguous():
+  f = blobs(apart=6)
+  odd = f._replace(train_y=3 * f.train_y + 5, test_y=np.where(np.arange(120) < 30, 99, 3 * f.test_y + 5))
+  assert knn.evaluate(odd, row="a")[0]["mean"] == pytest.approx(0.75)      # a class that train lacks is never right
+
+
+# Collapse
+
+
+def test_statistics_against_their_definitions():
+  rng = np.random.default_rng(0)
+  z = rng.standard_normal((60, 12)) @ np.diag(np.linspace(0.1, 2, 12)) @ rng.standard_normal((12, 12)) + 3
+  s = np.linalg.svd(z, compute_uv=False)
+  p = s / s.sum() + 1e-7
+  cov = np.cov(z, rowvar=False)
+  l = np.linalg.eigvalsh(cov)
+  q = l / l.sum()
+  off = ~np.eye(12, dtype=bool)
+  stats = collapse.statistics(z)
+  assert stats["rankme"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)
+  assert stats["effective_rank"] == pytest.approx(np.exp(-(q * np.log(q)).sum()), rel=1e-6)
+  assert stats["std"] == pytest.approx(z.std(0, ddof=1).mean())
+  assert stats["std_min"] == pytest.approx(z.std(0, ddof=1).min())
+  assert stats["covariance"] == pytest.approx((cov[off] ** 2).mean())
+  assert stats["correlation"] == pytest.approx((np.corrcoef(z, rowvar=False)[off] ** 2).mean())
+  assert stats["std_relative"] == pytest.approx(np.sqrt(((z - z.mean(0)) ** 2).sum() / (z ** 2).sum()))
+  np.testing.assert_allclose(collapse.singular_values(z.T), s, rtol=1e-6)
+
+
+def test_alpha_finds_the_exponent():
+  alpha, r2, first, last = collapse.power_law(np.arange(1, 201) ** -1.3)
+  assert alpha == pytest.approx(1.3) and r2 == pytest.approx(1) and (first, last) == (4, 100)
+  assert np.isnan(collapse.power_law(np.ones(5))[0])
+
+
+def test_alarms_fire_and_do_not_fire():
+  rng = np.random.default_rng(0)
+  healthy = rng.standard_normal((500, 32))
+  assert collapse.alarms(collapse.statistics(healthy) | {"variance_ratio": 0.5}) == []
+  point = collapse.alarms(collapse.statistics(np.ones((500, 32)) + 1e-4 * healthy))
+  assert any("one point" in a and "< 0.02" in a and "target receives no gradient" in a for a in point)
+  flat = rng.standard_normal((500, 1)) @ rng.standard_normal((1, 32))
+  line = collapse.alarms(collapse.statistics(flat))
+  assert any("RankMe" in a and "few directions" in a for a in line) and any("correlation" in a for a in line)
+  assert any("shrinking" in a for a in collapse.alarms(collapse.statistics(1e-3 * healthy)))
+  assert any("mean target" in a for a in collapse.alarms({"variance_ratio": 0.001}))
+  assert collapse.alarms(collapse.statistics(flat), levels=dict.fromkeys(collapse.LEVELS)) == []
+  with pytest.raises(ValueError, match="did you mean 'rank_share'"):
+    collapse.alarms({}, levels={"rank_shar": 1})
+  for x in (np.zeros((20, 16)), np.ones((20, 16))):
+    stats = collapse.statistics(x)
+    assert stats["rankme"] == pytest.approx(1, abs=1e-3) and stats["std"] == 0 and collapse.alarms(stats)
+
+
+def test_variance_ratio():
+  z = np.random.default_rng(0).standard_normal((8, 5, 4))
+  assert collapse.variance_ratio(jnp.asarray(0.5 * z), jnp.asarray(z)) == pytest.approx(0.25)
+  assert collapse.variance_ratio(jnp.ones((8, 4)), jnp.asarray(z)) == pytest.approx(0)
+
+
+# The suite
+
+
+def three_rows():
+  return {suite.PIXELS: blobs(apart=0.5), suite.UNTRAINED: blobs(apart=0.3), suite.TRAINED: blobs(apart=3)}
+
+
+@pytest.fixture(scope="module")
+def results():
+  return suite.run(["linear", "lowshot", "knn", "collapse"], three_rows(), seed=0,
+                   protocol={"data": "blobs", "step": 10, "seed": 0}, settings={"lowshot": {"draws": 3}})
+
+
+def test_table(results):
+  text = suite.table(results)
+  lines = text.splitlines()
+  assert len({line.rstrip() for line in lines}) == 6 and [line.split("  ")[0] for line in lines[3:]] == list(suite.ROWS)
+  for title in ("linear probe", "(all labels)", "(10 labels a class)", "kNN", "RankMe", "mean feature", "std"):
+    assert title in "\n".join(lines[:2])
+  assert " ± " in lines[-1] and max(map(len, lines)) <= 110
+  assert "-" in suite.table([r for r in results if r["metric"] != "knn"]).splitlines()[-1]
+
+
+def test_results_survive_json(results, tmp_path):
+  path = tmp_path / "run" / "results.json"
+  assert suite.save(results, path) == results
+  assert suite.load(path) == json.loads(json.dumps(results))
+  newer = [dict(r, mean=0.5) for r in results if r["metric"] == "knn"]
+  later = [dict(r, mean=0.75, protocol=r["protocol"] | {"step": 20}) for r in newer]
+  merged = suite.save(newer + later, path)
+  assert len(merged) == len(results) + 3 and suite.load(path) == json.loads(json.dumps(merged))
+  assert suite.latest(merged)[suite.TRAINED, "knn"]["mean"] == 0.75
+  assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+  path.write_text("[{")
+  with pytest.raises(ValueError, match="not a results file"):
+    suite.save(results, path)
+
+
+def test_protocol_names_what_must_be_held_fixed(results):
+  for r in results:
+    assert r["protocol"]["data"] == "blobs" and isinstance(r["protocol"]["version"], int)
+    assert {"evaluator", "standardisation", "counts", "settings"} <= set(r["protocol"])
+
+
+def test_protocol_by_row():
+  rows = suite.run(["knn"], three_rows(), seed=0, protocol={r: {"step": i} for i, r in enumerate(suite.ROWS)})
+  assert [r["protocol"]["step"] for r in rows] == [0, 1, 2]
+
+
+def test_suite_errors():
+  with pytest.raises(ValueError, match="did you mean 'linear'.*knn"):
+    suite.run(["linaer"], three_rows(), seed=0, protocol={})
+  with pytest.raises(ValueError, match="'knn'.*neighbours"):
+    suite.run(["knn"], three_rows(), seed=0, protocol={}, settings={"knn": {"neighbours": 3}})
+  rows = three_rows()
+  rows[suite.TRAINED].train_x[17, 2] = np.nan
+  with pytest.raises(ValueError, match="trained encoder, train: 1 of 200 .* example 17"):
+    suite.run(["knn"], rows, seed=0, protocol={})
+  rows = three_rows()
+  rows[suite.TRAINED].test_y[:] = 0
+  with pytest.raises(ValueError, match="same examples"):
+    suite.run(["knn"], rows, seed=0, protocol={})
+
+
+def test_unlabelled_sources_skip_what_needs_labels(caplog):
+  f = blobs()
+  f = f._replace(train_y=np.full_like(f.train_y, -1), test_y=np.full_like(f.test_y, -1))
+  with caplog.at_level("INFO", logger="absl"):
+    rows = suite.run(["linear", "knn", "collapse"], {suite.TRAINED: f}, seed=0, protocol={})
+  assert {r["protocol"]["evaluator"] for r in rows} == {"collapse"}
+
+
+def run_of(seed, mean, **protocol):
+  return [F.result(suite.TRAINED, "linear", mean, {"seed": seed, "step": 10, "version": 1, "outcome": {"x": mean}} | protocol)]
+
+
+def test_combine():
+  row, = suite.combine([run_of(s, m) for s, m in enumerate((0.9, 0.8, 1.0))])
+  assert row["mean"] == pytest.approx(0.9) and row["sd"] == pytest.approx(0.1) and row["seeds"] == 3
+  assert row["protocol"]["seed"] == [0, 1, 2]
+  with pytest.raises(ValueError, match="differ in protocol.version: 1 and 2"):
+    suite.combine([run_of(0, 0.9), run_of(1, 0.9, version=2)])
+  with pytest.raises(ValueError, match="run 2 of 2 has no 'linear'"):
+    suite.combine([run_of(0, 0.9), []])
+
+
+def test_combine_command(tmp_path):
+  for s in range(2):
+    suite.save(run_of(s, 0.9 + 0.02 * s), tmp_path / str(s) / "results.json")
+  run = lambda *args: subprocess.run([sys.executable, "-m", "jepa.evals.combine", *map(str, args)], capture_output=True,
+                                     text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+  done = run(tmp_path / "0", tmp_path / "1" / "results.json", "--out", tmp_path / "all.json")
+  assert done.returncode == 0 and "91.0 ± 1.4" in done.stdout, done.stderr
+  assert suite.load(tmp_path / "all.json")[0]["seeds"] == 2
+  from jepa.evals import combine
+  for bad in (["nowhere"], [str(tmp_path / "0"), str(tmp_path / "0")]):
+    with pytest.raises(SystemExit):
+      combine.main(bad)
