@@ -52,6 +52,22 @@ def base() -> ConfigDict:
   return c
 
 
+def tiny(c: ConfigDict, **args) -> ConfigDict:
+  """The config in seconds on a CPU: synthetic 16x16 images, 4 steps of 16, arguments of the method replaced by `args`.
+
+  Every file of configs/ gives it for the argument "tiny"; the contract tests run on it, and so can a newcomer.
+  """
+  c = ConfigDict(c.to_dict())
+  c.total, c.batch, c.accumulate = "4 steps", 16, 1
+  c.data = dict(source="synthetic", args=dict(n=64, size=16, channels=3, classes=4), train="train", test="test", workers=0, prefetch=2)
+  c.args.update(args)
+  c.checkpoint = dict(every="2 steps", keep=2, milestones="")
+  c.log.every = "1 step"
+  c.eval = base().eval
+  c.eval.online, c.eval.final, c.eval.batch, c.eval.report = (), ("knn", "collapse"), 32, False
+  return c
+
+
 def duration(text: str | int, *, batch: int, examples: int, total: int | None = None) -> int:
   """Steps in a duration such as "300 epochs". `examples`: length of the training set; `total`: steps of the run.
 

@@ -1,0 +1,36 @@
+"""What several tests need of a run: its config, its parts, its losses."""
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jepa import experiment
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+
+def config(name: str, arg: str | None = "tiny", **fields):
+  """configs/<name>.py's config with some top-level fields replaced."""
+  spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  c = module.get_config(arg)
+  for key, value in fields.items():
+    c[key] = value
+  return c
+
+
+def batches(exp: experiment.Experiment, count: int) -> list[dict]:
+  """The first global batches of a run."""
+  from jepa.data import pipeline
+  stream = pipeline.train(exp.train, batch=exp.config["batch"], seed=exp.config["seed"])
+  return [next(stream) for _ in range(count)]
+
+
+def equal(a, b) -> bool:
+  """Whether two trees hold the same bits."""
+  words = lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+  same = jax.tree.map(lambda x, y: np.array_equal(words(x), words(y)), a, b)
+  return all(jax.tree.leaves(same))
