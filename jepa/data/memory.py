@@ -1,0 +1,150 @@
+"""What a source is, and the two ways to make one: from arrays, or from a function that fetches encoded images.
+
+Shape letters: N examples, H W C image.
+"""
+from collections.abc import Callable, Mapping
+import concurrent.futures
+import functools
+import os
+import sys
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+
+from jepa.data import images
+
+Example = dict[str, np.ndarray]     # "image" uint8 [H W C], "label" int32 [], "index" int32 []
+
+FITS = 2**30                        # bytes of decoded images up to which a split is kept in memory unless told otherwise
+THREADS = min(8, os.cpu_count() or 1)
+_NAMED = 5                          # unreadable examples logged by name before only their number is
+
+
+class Source(NamedTuple):
+  """A data set split with random access."""
+
+  length: int
+  classes: int                                # 0 where unlabelled
+  shape: tuple[int, int, int]                 # H W C
+  get: Callable[[int], Example | None]        # None for an unreadable example
+  arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: enables the fast path
+  describe: str                               # name, version, split, size: goes into protocol records
+
+
+class Reader:
+  """get(i) of encoded images, with a tally of the unreadable ones. Can be sent to a worker process, which then keeps its own."""
+
+  def __init__(self, fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], *, length: int,
+               shape: tuple[int, int, int], resize: bool, max_bad: float, where: str):
+    """
+    Args:
+      fetch: i -> (encoded image, label).
+      name: i -> what to call the example in a log line.
+      resize: resize and crop to `shape`; otherwise another shape is an error of that example.
+      max_bad: share of unreadable examples beyond which the data are refused; one is always allowed.
+      where: what to call the data.
+    """
+    self._fetch, self._name, self._shape, self._resize = fetch, name, shape, resize
+    self._length, self._max_bad, self._where = length, max_bad, where
+    self.bad: dict[int, str] = {}
+
+  def __call__(self, i: int) -> Example | None:
+    try:
+      data, label = self._fetch(i)
+      image = images.decode(data, size=self._shape[0] if self._resize else None, channels=self._shape[2])
+      if image.shape != self._shape:
+        raise ValueError(f"shape {image.shape} is not {self._shape}")
+    except MemoryError:
+      raise
+    except Exception as error:      # Pillow's formats raise anything on damaged files
+      self._note(i, error)
+      return None
+    return {"image": image, "label": np.int32(label), "index": np.int32(i)}
+
+  def _note(self, i: int, error: Exception) -> None:
+    if i in self.bad:
+      return
+    self.bad[i] = f"{type(error).__name__}: {error}"
+    if len(self.bad) <= _NAMED:
+      logging.warning("unreadable: %s (%s)", self._name(i), self.bad[i])
+    elif len(self.bad) & (len(self.bad) - 1) == 0:
+      logging.warning("%s: %d unreadable examples so far", self._where, len(self.bad))
+    self.check(self._length)
+
+  def check(self, of: int) -> None:
+    """Refuses data of which more than the stated share is unreadable.
+
+    Raises:
+      ValueError: names the first few.
+    """
+    if len(self.bad) > max(1, int(self._max_bad * of)):
+      some = "; ".join(f"{self._name(i)} ({why})" for i, why in list(self.bad.items())[:_NAMED])
+      raise ValueError(f"{self._where}: {len(self.bad)} of {of} examples are unreadable, more than max_bad = {self._max_bad:g} allows. First: "
+                       f"{some}. Repair or remove them, or raise max_bad")
+
+
+def from_arrays(image: np.ndarray, label: np.ndarray, *, classes: int, describe: str) -> Source:
+  """A source of uint8 [N H W C] and int32 [N]."""
+  arrays = {"image": image, "label": label.astype(np.int32), "index": np.arange(len(image), dtype=np.int32)}
+  return Source(len(image), classes, tuple(image.shape[1:]), functools.partial(row, arrays), arrays, describe)
+
+
+def row(arrays: Mapping[str, np.ndarray], i: int) -> Example:
+  """One example of stacked arrays."""
+  return {k: np.asarray(v[i]) for k, v in arrays.items()}
+
+
+def fits(length: int, shape: tuple[int, int, int]) -> bool:
+  """Whether decoded images stay under the limit for sources kept in memory."""
+  return length * int(np.prod(shape)) <= FITS
+
+
+def materialise(reader: Reader, length: int, shape: tuple[int, int, int], title: str) -> tuple[np.ndarray, np.ndarray]:
+  """Decodes examples 0 ... length-1 in threads, with a progress bar: uint8 [N H W C] and int32 [N] of the readable ones, in order.
+
+  Raises:
+    ValueError: too many are unreadable, or all.
+  """
+  image, label, good = np.empty((length, *shape), np.uint8), np.full(length, -1, np.int32), np.zeros(length, bool)
+
+  def fill(i: int) -> None:
+    if (example := reader(i)) is not None:
+      image[i], label[i], good[i] = example["image"], example["label"], True
+
+  _in_threads(fill, range(length), title)
+  report(reader, length, title)
+  if not good.any():
+    raise ValueError(f"{title}: none of the {length} examples is readable")
+  return (image, label) if good.all() else (image[good], label[good])
+
+
+def probe(reader: Reader, length: int, count: int, title: str) -> list[int]:
+  """Decodes up to `count` examples spread evenly; returns those that are unreadable.
+
+  Raises:
+    ValueError: too many are.
+  """
+  index = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
+  _in_threads(reader, index, f"{title} (check)")
+  reader.check(len(index))
+  report(reader, len(index), title)
+  return sorted(reader.bad)
+
+
+def report(reader: Reader, of: int, title: str) -> None:
+  """Logs how many examples were skipped, if any."""
+  if reader.bad:
+    logging.warning("%s: skipped %d of %d examples, unreadable", title, len(reader.bad), of)
+
+
+def _in_threads(work: Callable[[int], object], index, title: str) -> None:
+  from tqdm import tqdm
+  pieces = [index[k:k + 64] for k in range(0, len(index), 64)]
+  pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+  try:
+    with tqdm(total=len(index), desc=title, unit="img", leave=False, delay=1.0, disable=not sys.stderr.isatty()) as bar:
+      for piece, _ in zip(pieces, pool.map(lambda piece: [work(i) and None for i in piece], pieces)):
+        bar.update(len(piece))
+  finally:
+    pool.shutdown(cancel_futures=True)

@@ -1,0 +1,67 @@
+"""Splits: "train", "test", "train[:10%]", "train[100:200]+test", for sources that bring none or only whole ones.
+
+Where a data set has no test part of its own, `holdout` makes one: a fixed share of every class, drawn by a fixed seed from the
+examples in the order of the source. It depends on nothing but that order and the labels, so train and test never mix between runs.
+"""
+from collections.abc import Mapping
+import re
+
+import numpy as np
+
+from jepa.data import order
+
+TEST_SHARE = 0.2                    # of every class, where a source has no test part of its own
+_SPLIT, _HOLDOUT = 1, 2             # entropy: the two draws are independent of each other and of the order of training
+_PART = re.compile(r"^\s*(\w+)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*$")
+
+
+def holdout(label: np.ndarray, share: float = TEST_SHARE) -> dict[str, np.ndarray]:
+  """{"train", "test"}: ascending positions; round(share * n) of the n examples of each class are "test".
+
+  Args:
+    label: int [N]; all -1 (unlabelled) counts as one class.
+
+  Raises:
+    ValueError: share is not in (0, 1).
+  """
+  if not 0 < share < 1:
+    raise ValueError(f"the share held out for testing is {share}; must be between 0 and 1")
+  test = np.zeros(len(label), bool)
+  for c in np.unique(label):
+    members = np.flatnonzero(label == c)
+    test[members[order.shuffled(len(members), _HOLDOUT, int(c) + 1)[:int(share * len(members) + 0.5)]]] = True
+  return {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+
+
+def select(split: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Ascending positions of the examples in `split`.
+
+  A slice is a fixed random part of its base, not a range of it: sources are often sorted by class. So "train[:10%]" has about
+  a tenth of every class, and "train[:10%]" and "train[10%:]" are disjoint and together "train". "all" is every part together.
+
+  Raises:
+    ValueError: not a split, an unknown part, one example selected twice, or nothing selected.
+  """
+  bases = dict(parts) | {"all": np.concatenate(list(parts.values()))}
+  chosen = []
+  for text in split.split("+"):
+    match = _PART.match(text)
+    if not match or match.group(1) not in bases:
+      raise ValueError(f"unknown split {split!r}; write {', '.join(bases)}, a slice such as {next(iter(bases))}[:10%], or a sum of them with +")
+    base = bases[match.group(1)]
+    start, stop = (_place(bound, len(base), default) for bound, default in ((match.group(2), 0), (match.group(3), len(base))))
+    whole = (start, stop) == (0, len(base))
+    chosen.append(base if whole else base[order.shuffled(len(base), _SPLIT)[start:stop]])
+  index = np.sort(np.concatenate(chosen))
+  if not len(index):
+    raise ValueError(f"split {split!r} is empty; sizes: {', '.join(f'{k} {len(v)}' for k, v in bases.items())}")
+  if (np.diff(index) == 0).any():
+    raise ValueError(f"split {split!r} selects examples twice")
+  return index
+
+
+def _place(bound: str | None, length: int, default: int) -> int:
+  if bound is None:
+    return default
+  place = int(float(bound[:-1]) / 100 * length + 0.5 * (1 if float(bound[:-1]) >= 0 else -1)) if bound.endswith("%") else int(bound)
+  return min(length, max(0, place + length if bound.startswith("-") else place))
