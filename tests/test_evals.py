@@ -1,4 +1,6 @@
-"""Evaluators: the maths against NumPy and scikit-learn, perfect and useless features, records that survive JSON."""
+"""Evaluators: the maths against NumPy and scikit-learn, perfect and useless features, records that survive
+JSON.
+"""
 import json
 import os
 import subprocess
@@ -128,7 +130,9 @@ def test_fit_with_weights_leaves_examples_out():
 
 
 def test_fit_survives_hard_starts():
-  """Separable data from a start that is confidently wrong: every softmax is saturated, plain Newton would blow up."""
+  """Separable data from a start that is confidently wrong: every softmax is saturated, plain Newton would
+  blow up.
+  """
   f = blobs(apart=5)
   hot = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
   good = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), jnp.zeros((8, 4)), jnp.zeros(4), tolerance=1e-5)

@@ -1,14 +1,15 @@
-"""Is the representation collapsing? Statistics of the features of one split, without labels, and what to do about them.
+"""Is the representation collapsing? Statistics of the features of one split, without labels, and what to do.
 
-  rankme            exp(-sum_k p_k log p_k), p_k = s_k / sum(s) + 1e-7, s: singular values of the features, not centred
-                    (RankMe, arXiv 2210.02885, eq. 1-2); between 1 and min(N, D)
-  effective_rank    the same entropy of p_k = l_k / sum(l), l: eigenvalues of the covariance (Roy and Vetterli, 2007)
+  rankme            exp(-sum_k p_k log p_k), p_k = s_k / sum(s) + 1e-7, s: singular values of the features,
+                    not centred (RankMe, arXiv 2210.02885, eq. 1-2); between 1 and min(N, D)
+  effective_rank    the same entropy of p_k = l_k / sum(l), l: eigenvalues of the covariance
+                    (Roy and Vetterli, 2007)
   std, std_min      mean and smallest standard deviation of a dimension
-  std_relative      sqrt(trace(cov) / mean ||z||^2), in [0, 1]: 0 when every image is one point, whatever the scale
-  covariance        mean squared off-diagonal entry of the covariance (VICReg's covariance term divided by D - 1)
+  std_relative      sqrt(trace(cov) / mean ||z||^2), in [0, 1]: 0 when every image is one point, at any scale
+  covariance        mean squared off-diagonal entry of the covariance (VICReg's term divided by D - 1)
   correlation       mean squared off-diagonal entry of the correlation, over dimensions that vary
   alpha             minus the slope of log l_k against log k, least squares over ranks first..last, 1-based
-                    (alpha-ReQ, arXiv 2202.05808): near 1 is healthy, large means that a few directions carry everything
+                    (alpha-ReQ, arXiv 2202.05808): near 1 is healthy, large means few directions carry all
 
 Singular values come from the f64 Gram matrix: good to 1e-8 of the largest, an order below RankMe's 1e-7.
 """
@@ -19,13 +20,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jepa.evals import features as F
 
 VERSION = 1
 EPSILON = 1e-7                      # RankMe's, for f32
 SAMPLES = 25_600                    # RankMe's: examples beyond it add time, not accuracy
-ALPHA_RANKS = (4, 100)              # ranks fitted: past the leading directions, before the noise of a finite sample
+ALPHA_RANKS = (4, 100)              # ranks fitted: past the leading directions, before the sample's noise
 
 # What counts as collapse. A healthy encoder is far from all of these; an early one may pass through some.
 LEVELS = {
@@ -39,9 +41,9 @@ LEVELS = {
 
 
 def statistics(x: np.ndarray, *, alpha_ranks: tuple[int, int] = ALPHA_RANKS) -> dict[str, float]:
-  """All statistics above, of features [N D]; NaN where one is not defined (alpha of fewer than 8 usable ranks).
+  """All statistics above, of features [N D]; NaN where one is not defined (alpha of fewer than 8 ranks).
 
-  Also "rank_share" = rankme / min(N, D), "alpha_r2" of the fit, and "alpha_first", "alpha_last", the ranks fitted.
+  Also "rank_share" = rankme / min(N, D), "alpha_r2" of the fit, and "alpha_first", "alpha_last", its ranks.
 
   Raises:
     ValueError: not [N D] with N > 1.
@@ -53,9 +55,9 @@ def statistics(x: np.ndarray, *, alpha_ranks: tuple[int, int] = ALPHA_RANKS) -> 
   mean = x.mean(0)
   rankme = entropy_rank(singular_values(x), EPSILON)
   centred = x - mean
-  eigenvalues = singular_values(centred) ** 2 / (n - 1)
   power = np.mean(np.sum(x * x, 1))
   cov = centred.T @ centred / (n - 1)
+  eigenvalues = _eigenvalues(cov if n >= d else centred @ centred.T / (n - 1))
   var = np.diag(cov).copy()
   sd = np.sqrt(var)
   varies = sd > 1e-6 * np.maximum(np.abs(mean), 1e-6)
@@ -75,12 +77,18 @@ def statistics(x: np.ndarray, *, alpha_ranks: tuple[int, int] = ALPHA_RANKS) -> 
 def singular_values(x: np.ndarray) -> np.ndarray:
   """Singular values f64 [min(N, D)] of x [N D], largest first."""
   x = np.asarray(x, np.float64)
-  gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
-  return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+  return np.sqrt(_eigenvalues(x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T))
+
+
+def _eigenvalues(gram: np.ndarray) -> np.ndarray:
+  """Of a positive semi-definite matrix, largest first."""
+  # OpenBLAS threads wait by spinning: on shared cores, two of them took 11 s for what one does in 0.1 s.
+  with threadpool_limits(1, user_api="blas"):
+    return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)
 
 
 def entropy_rank(values: np.ndarray, epsilon: float = 0.0) -> float:
-  """exp of the entropy of values / sum + epsilon; 1 when all values are zero (one point has one direction at most)."""
+  """exp of the entropy of values / sum + epsilon; 1 when all values are zero: a point has no more."""
   total = values.sum()
   if not total > 0:
     return 1.0
@@ -90,7 +98,7 @@ def entropy_rank(values: np.ndarray, epsilon: float = 0.0) -> float:
 
 
 def power_law(eigenvalues: np.ndarray, *, ranks: tuple[int, int] = ALPHA_RANKS) -> tuple[float, float, int, int]:
-  """(alpha, r2, first, last): eigenvalue_k ~ k^-alpha over ranks first..last, cut where they are rounding noise."""
+  """(alpha, r2, first, last): eigenvalue_k ~ k^-alpha over ranks first..last, cut at rounding noise."""
   usable = int(np.sum(eigenvalues > 1e-10 * eigenvalues[0])) if eigenvalues[0] > 0 else 0
   first, last = ranks[0], min(ranks[1], usable)
   if last - first + 1 < 8:
@@ -106,7 +114,8 @@ def power_law(eigenvalues: np.ndarray, *, ranks: tuple[int, int] = ALPHA_RANKS) 
 def variance_ratio(prediction: jax.Array, target: jax.Array) -> jax.Array:
   """Variance of predictions [... D] over that of their targets, both over everything but D; f32 [].
 
-  1 when the predictor explains its targets; near 0 when it says their mean, which is when nothing is learned from them.
+  1 when the predictor explains its targets; near 0 when it says their mean, which is when nothing is learned
+  from them.
   """
   def spread(z):
     z = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
@@ -139,42 +148,44 @@ def alarms(stats: Mapping[str, float], *, levels: Mapping[str, float] | None = N
 
   found = []
   if past("std_relative"):
-    found.append(f"relative feature std {stats['std_relative']:.2g} < {level['std_relative']:g}: the encoder maps every image to "
-                 "nearly one point. Check that the target receives no gradient, raise the weight of the variance or SIGReg "
-                 "term, lower the learning rate, or slow the EMA target (momentum nearer 1).")
+    found.append(f"relative feature std {stats['std_relative']:.2g} < {level['std_relative']:g}: the encoder maps "
+                 "every image to nearly one point. Check that the target receives no gradient, raise the weight of "
+                 "the variance or SIGReg term, lower the learning rate, or slow the EMA target (momentum nearer 1).")
   elif past("std"):
-    found.append(f"feature std {stats['std']:.2g} < {level['std']:g}: the features are shrinking towards a constant. Check that "
-                 "the target receives no gradient, normalise the targets (LayerNorm), raise the weight of the variance or "
-                 "SIGReg term, or lower the weight decay.")
+    found.append(f"feature std {stats['std']:.2g} < {level['std']:g}: the features are shrinking towards "
+                 "a constant. Check that the target receives no gradient, normalise the targets (LayerNorm), raise "
+                 "the weight of the variance or SIGReg term, or lower the weight decay.")
   if past("rank_share"):
     found.append(f"RankMe {stats.get('rankme', float('nan')):.3g} is {stats['rank_share']:.2g} of the dimensions < "
-                 f"{level['rank_share']:g}: images differ along a few directions only (dimensional collapse). Raise the covariance or SIGReg "
-                 "weight, strengthen views or enlarge target blocks so that more has to be predicted, or normalise "
+                 f"{level['rank_share']:g}: images differ along a few directions only (dimensional "
+                 "collapse). Raise the covariance or SIGReg weight, strengthen views or enlarge target blocks so that more has to be predicted, or normalise "
                  "targets over the batch.")
   if past("correlation", above=True):
-    found.append(f"mean squared correlation between dimensions {stats['correlation']:.2g} > {level['correlation']:g}: dimensions repeat "
-                 "one another. Raise the covariance, Barlow or SIGReg weight, or use a larger batch.")
+    found.append(f"mean squared correlation between dimensions {stats['correlation']:.2g} > "
+                 f"{level['correlation']:g}: dimensions repeat one another. Raise the covariance, Barlow or SIGReg weight, or use a larger batch.")
   if past("alpha", above=True):
-    found.append(f"spectrum decays with alpha {stats['alpha']:.2g} > {level['alpha']:g}: the tail of the features is dying. Raise the covariance or "
-                 "SIGReg weight, lower the weight decay, or train with a larger batch.")
+    found.append(f"spectrum decays with alpha {stats['alpha']:.2g} > {level['alpha']:g}: the tail of the features "
+                 "is dying. Raise the covariance or SIGReg weight, lower the weight decay, or train with a larger batch.")
   if past("variance_ratio"):
-    found.append(f"predictions vary {stats['variance_ratio']:.2g} times as much as their targets < {level['variance_ratio']:g}: the predictor says "
-                 "the mean target. Check that mask positions reach the predictor, raise its learning rate or depth, or "
+    found.append(f"predictions vary {stats['variance_ratio']:.2g} times as much as their targets < "
+                 f"{level['variance_ratio']:g}: the predictor says the mean target. Check that mask positions reach the predictor, raise its learning rate or depth, or "
                  "make targets less noisy (slower EMA).")
   return found
 
 
 def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
              samples: int = SAMPLES, alpha_ranks: tuple[int, int] = ALPHA_RANKS) -> list[F.Row]:
-  """One row for every statistic of (at most `samples`, seeded) train features; undefined ones are left out."""
+  """One row for every statistic of (at most `samples`, seeded) train features, where it is defined."""
   x = features.train_x
   if len(x) > samples:
     x = x[np.sort(np.random.default_rng([seed, 3]).choice(len(x), samples, replace=False))]
   stats = statistics(x, alpha_ranks=alpha_ranks)
-  record = {**(protocol or {}), "evaluator": "collapse", "version": VERSION, "counts": {"samples": len(x), "dim": x.shape[1]},
+  record = {**(protocol or {}), "evaluator": "collapse", "version": VERSION,
+            "counts": {"samples": len(x), "dim": x.shape[1]},
             "standardisation": "none; the covariance is of the raw features", "split": "train", "eval_seed": seed,
             "settings": {"epsilon": EPSILON, "samples": samples, "alpha_ranks": list(alpha_ranks)}}
-  shown = ("rankme", "rank_share", "effective_rank", "std", "std_min", "std_relative", "covariance", "correlation", "alpha")
+  shown = ("rankme", "rank_share", "effective_rank", "std", "std_min", "std_relative", "covariance",
+           "correlation", "alpha")
   fit = {k: stats[k] for k in ("alpha_first", "alpha_last", "alpha_r2") if np.isfinite(stats[k])}
   return [F.result(row, name, stats[name], {**record, "outcome": fit} if name == "alpha" else record)
           for name in shown if np.isfinite(stats[name])]

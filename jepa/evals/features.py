@@ -1,7 +1,7 @@
 """What evaluators eat and what they give: frozen features with labels in, rows of results out.
 
-An evaluator is a function `(features: FeatureSet, *, row, seed, protocol, **settings) -> list[Row]`. It never sees a
-model, a config or a mesh; this file is where an embed function and a source become arrays.
+An evaluator is a function `(features: FeatureSet, *, row, seed, protocol, **settings) -> list[Row]`. It never
+sees a model, a config or a mesh; this file is where an embed function and a source become arrays.
 
 Shape letters: N examples, D width, B batch, H W C image, K classes.
 """
@@ -35,8 +35,8 @@ class FeatureSet(NamedTuple):
   test_y: np.ndarray                # int32 [M]
 
 
-def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int, put: Callable[[Batch], Batch] | None = None,
-            pool: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
+def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int,
+            put: Callable[[Batch], Batch] | None = None, pool: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
   """Features and labels of every readable example of `source`, in its order.
 
   Args:
@@ -52,10 +52,11 @@ def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int, put:
   Raises:
     ValueError: unknown pool, or a source without a readable example.
   """
-  from jepa.data import pipeline    # here, so that the statistics can be used without the data room's dependencies
+  from jepa.data import pipeline    # here: the statistics need no data room
   if pool not in POOLS:
     raise ValueError(f"unknown pool {pool!r}; known: {', '.join(POOLS)}")
-  return collect(embed, pipeline.epoch(source, batch=batch), put=put, pool=pool, batches=-(-source.length // batch))
+  return collect(embed, pipeline.epoch(source, batch=batch), put=put, pool=pool,
+                 batches=-(-source.length // batch))
 
 
 def collect(embed: Callable[[Batch], Features], batches_of: Iterable[tuple[Batch, int]], *,
@@ -87,7 +88,7 @@ def _fetch(x: jax.Array, valid: int) -> np.ndarray:
 
 
 def pixels(source: Any) -> tuple[np.ndarray, np.ndarray]:
-  """Flattened raw pixels in [0, 1] f32 [N H*W*C] and labels int32 [N]: the floor that every encoder has to beat."""
+  """Flattened raw pixels in [0, 1] f32 [N H*W*C] and labels int32 [N]: the floor of every encoder."""
   if source.arrays is not None:
     image, label = source.arrays["image"], source.arrays["label"]
   else:
@@ -103,7 +104,8 @@ def check(features: FeatureSet, *, row: str) -> None:
   """Refuses features that no statistic can be trusted on.
 
   Raises:
-    ValueError: shapes that do not fit together, an empty split, or non-finite values; names the row, split and example.
+    ValueError: shapes that do not fit together, an empty split, or non-finite values; names the row, split
+    and example.
   """
   for split, x, y in (("train", features.train_x, features.train_y), ("test", features.test_x, features.test_y)):
     if x.ndim != 2 or len(x) != len(y) or len(x) == 0:
@@ -125,9 +127,11 @@ def labelled(features: FeatureSet) -> FeatureSet:
 
 
 def standardise(features: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-  """(train_x, test_x) in units of train's mean and standard deviation; a dimension that is constant on train becomes 0.
+  """(train_x, test_x) in units of train's mean and standard deviation; a dimension that is constant on train
+  becomes 0.
 
-  "Constant" is relative to the size of the values, because the mean of N equal f32 numbers is not exactly that number.
+  "Constant" is relative to the size of the values, because the mean of N equal f32 numbers is not exactly
+  that number.
   """
   mean = features.train_x.mean(0, dtype=np.float64)
   sd = features.train_x.std(0, dtype=np.float64)

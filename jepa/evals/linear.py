@@ -1,12 +1,12 @@
-"""Linear probes: multinomial logistic regression on frozen, standardised features, with all labels or a few a class.
+"""Linear probes: multinomial logistic regression on frozen, standardised features, with all labels or few.
 
   minimise over W [D K], b [K]:   sum_n w_n CE(x_n W + b, y_n)  +  penalty / 2 ||W||^2,      sum_n w_n = 1
 
-which is scikit-learn's LogisticRegression with C = 1 / (penalty N). Solved by nonlinear conjugate gradients (Polak-
-Ribiere+) with an exact line search: logits are linear along a line, so a search costs N*K numbers and no product with X;
-an iteration is two products, X P and X' R, and the path over penalties is warm-started from strong to weak. Measured
-on two cores at [3200 x 784], ten classes: the iterations of optax.lbfgs at half its time, and no function values whose
-f32 rounding stalls the end.
+which is scikit-learn's LogisticRegression with C = 1 / (penalty N). Solved by nonlinear conjugate gradients
+(Polak-Ribiere+) with an exact line search: logits are linear along a line, so a search costs N*K numbers and
+no product with X; an iteration is two products, X P and X' R, and the path over penalties is warm-started
+from strong to weak. Measured on two cores at [3200 x 784], ten classes: the iterations of optax.lbfgs at half
+its time, and no function values whose f32 rounding stalls the end.
 
 Shape letters: N examples, D width, K classes, S draws of a labelled subset, F folds, G penalties in the grid.
 """
@@ -18,9 +18,11 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jepa.evals import features as F
 
+CLASSIFIER = "multinomial logistic regression, mean cross-entropy + penalty/2 |W|^2"
 VERSION = {"linear": 1, "lowshot": 1}
 GRID = tuple(float(f"{10 ** (-e / 2):.3g}") for e in range(0, 11))      # 1 ... 1e-5, two a decade
 GRID_LOWSHOT = tuple(float(f"{10 ** (1 - e):.3g}") for e in range(0, 6))     # 10 ... 1e-4
@@ -39,7 +41,7 @@ def _dot(a: tuple, b: tuple) -> jax.Array:
 
 def _line_minimum(logits: jax.Array, slope: jax.Array, hot: jax.Array, w: jax.Array, linear: jax.Array,
                   quadratic: jax.Array, rounds: int = 5) -> jax.Array:
-  """argmin over t of sum w CE(logits + t slope) + linear t + quadratic t^2 / 2: Newton's steps kept inside a bracket."""
+  """argmin over t of sum w CE(logits + t slope) + linear t + quadratic t^2 / 2: Newton, kept in a bracket."""
   def step(_, carry):
     t, low, high = carry
     p = jax.nn.softmax(logits + t * slope)
@@ -58,7 +60,7 @@ def fit(x: jax.Array, hot: jax.Array, w: jax.Array, penalty: jax.Array, weight: 
   """The minimiser of the objective above. Pure, jittable, vmappable.
 
   Args:
-    x: f32 [N D]. hot: one-hot labels f32 [N K]. w: weights of the examples f32 [N], summing to 1; 0 leaves one out.
+    x: f32 [N D]. hot: one-hot labels f32 [N K]. w: weights of the examples f32 [N], summing to 1 (0: left out).
     penalty: f32 [], > 0. weight [D K], bias [K]: where to start.
     tolerance: on the gradient's Euclidean norm. limit: most iterations.
   """
@@ -85,7 +87,8 @@ def fit(x: jax.Array, hot: jax.Array, w: jax.Array, penalty: jax.Array, weight: 
   with jax.default_matmul_precision("float32"):     # TF32 and bf16 products have no gradient of 1e-4 to find
     at, logits = (weight, bias), x @ weight + bias
     g = gradient(weight, logits)
-    i, at, _, g, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(0), at, logits, g, jax.tree.map(jnp.negative, g)))
+    start = jnp.int32(0), at, logits, g, jax.tree.map(jnp.negative, g)
+    i, at, _, g, _ = jax.lax.while_loop(unfinished, step, start)
   return Fit(*at, i, jnp.sqrt(_dot(g, g)))
 
 
@@ -105,8 +108,9 @@ def probe(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str,
           limit: int = 2000) -> list[F.Row]:
   """Test accuracy of a linear classifier trained on every label; row "linear".
 
-  The penalty is the one with the best accuracy on a stratified, seeded share `held_out` of train (ties: the stronger),
-  walking from strong to weak until two in a row improve neither accuracy nor cross-entropy; then a refit on all of train.
+  The penalty is the one with the best accuracy on a stratified, seeded share `held_out` of train (ties: the
+  stronger), walking from strong to weak until two in a row improve neither accuracy nor cross-entropy; then a
+  refit on all of train.
 
   Raises:
     ValueError: fewer than two classes, or a class too small to be split.
@@ -140,32 +144,35 @@ def probe(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str,
     logging.info("%s: the linear probe chose penalty %g, an end of its grid", row, best[1])
 
   del xi, hi, xo
-  found = _fit(jnp.asarray(x), jnp.asarray(hot), jnp.full(len(x), 1 / len(x), jnp.float32), jnp.float32(best[1]), *best[2:],
-               tolerance=tolerance, limit=limit)
+  uniform = jnp.full(len(x), 1 / len(x), jnp.float32)
+  found = _fit(jnp.asarray(x), jnp.asarray(hot), uniform, jnp.float32(best[1]), *best[2:], tolerance=tolerance,
+               limit=limit)
   gradient, iterations = float(found.gradient), int(found.iterations)
   converged = gradient <= tolerance
   if not converged:
-    logging.warning("%s: the linear probe stopped after %d iterations at gradient norm %.2g > %.2g; its accuracy may "
-                    "be a little off. Raise `limit` or leave out the weakest penalties.", row, iterations, gradient, tolerance)
+    logging.warning("%s: the linear probe stopped after %d iterations at gradient norm %.2g > %.2g; its "
+                    "accuracy may be a little off. Raise `limit` or leave out the weakest penalties.", row,
+                    iterations, gradient, tolerance)
   accuracy, _ = _held_out(jnp.asarray(test_x), jnp.asarray(test_y), found.weight, found.bias)
   record = {**(protocol or {}), "evaluator": "linear", "version": VERSION["linear"], "counts": F.counts(features),
-            "standardisation": F.STANDARDISED, "classifier": "multinomial logistic regression, mean cross-entropy + penalty/2 |W|^2",
-            "settings": {"penalties": list(penalties), "held_out": held_out, "tolerance": tolerance, "limit": limit},
-            "selection": "accuracy on a stratified held-out share of train, ties to the stronger; refit on all of train",
+            "standardisation": F.STANDARDISED, "classifier": CLASSIFIER,
+            "settings": {"penalties": list(penalties), "held_out": held_out, "tolerance": tolerance,
+                         "limit": limit},
+            "selection": "accuracy on a stratified held-out share of train, ties to the stronger; refit on all",
             "eval_seed": seed,
-            "outcome": {"penalty": best[1], "held_out_accuracy": best[0], "iterations": iterations, "gradient_norm": gradient,
-                        "converged": converged, "path": tried}}
+            "outcome": {"penalty": best[1], "held_out_accuracy": best[0], "iterations": iterations,
+                        "gradient_norm": gradient, "converged": converged, "path": tried}}
   return [F.result(row, "linear", float(accuracy), record)]
 
 
-def lowshot(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None, labels: int = 10,
-            draws: int = 10, penalty: float | None = None, penalties: Sequence[float] = GRID_LOWSHOT, folds: int = 5,
-            tolerance: float = 1e-4, limit: int = 1000) -> list[F.Row]:
+def lowshot(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
+            labels: int = 10, draws: int = 10, penalty: float | None = None,
+            penalties: Sequence[float] = GRID_LOWSHOT, folds: int = 5, tolerance: float = 1e-4, limit: int = 1000) -> list[F.Row]:
   """Test accuracy with `labels` labels a class: mean and sd over `draws` labelled subsets; row "lowshot".
 
-  Draws depend on (seed, labels of train) only, so every row of a table sees the same subsets. Standardisation uses all
-  of train without its labels. The penalty of each draw is chosen by stratified cross-validation inside its subset
-  (cross-entropy), or is `penalty` where given.
+  Draws depend on (seed, labels of train) only, so every row of a table sees the same subsets. Standardisation
+  uses all of train without its labels. The penalty of each draw is chosen by stratified cross-validation
+  inside its subset (cross-entropy), or is `penalty` where given.
 
   Raises:
     ValueError: a class with fewer than `labels` labels, or labels=1 without a penalty.
@@ -174,33 +181,38 @@ def lowshot(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[st
   k, y, test_y = F.classes_of(features)
   _need(np.bincount(y, minlength=k), labels, row=row, what=f"the low-shot probe draws {labels} a class")
   if penalty is None and labels < 2:
-    raise ValueError("the low-shot probe cannot cross-validate with one label a class; give it penalty=, e.g. 0.01")
+    raise ValueError("the low-shot probe cannot cross-validate with one label a class; give it "
+                     "penalty=, e.g. 0.01")
   x, test_x = F.standardise(features)
   subsets = draw(y, labels=labels, draws=draws, seed=seed)                              # [S n]
   grid = tuple(sorted(penalties, reverse=True)) if penalty is None else (penalty,)
   folds = min(folds, labels) if penalty is None else 0
   # A subset lists its classes one after the other, so counting modulo folds is stratified.
   part = np.arange(subsets.shape[1]) % labels % max(folds, 1)
-  small = draws * (folds + 1) * subsets.shape[1] * (min(x.shape[1], subsets.shape[1]) + k) < 2 ** 26     # 256 MiB
-  accuracy, chosen, gradient, iterations = map(np.asarray, _lowshots(
-      x, test_x, test_y, subsets, y[subsets], part, k=k, grid=grid, folds=folds, tolerance=tolerance, limit=limit,
-      together=draws if small else 1))
+  width = min(x.shape[1], subsets.shape[1])
+  small = draws * (folds + 1) * subsets.shape[1] * (width + k) < 2 ** 26      # 256 MiB
+  with threadpool_limits(1, user_api="blas"):       # for eigh on a CPU; see collapse.py
+    accuracy, chosen, gradient, iterations = map(np.asarray, _lowshots(
+        x, test_x, test_y, subsets, y[subsets], part, k=k, grid=grid, folds=folds, tolerance=tolerance,
+        limit=limit, together=draws if small else 1))
   if gradient.max() > tolerance:
-    logging.warning("%s: a low-shot probe stopped after %d iterations at gradient norm %.2g > %.2g", row, iterations.max(),
-                    gradient.max(), tolerance)
+    logging.warning("%s: a low-shot probe stopped after %d iterations at gradient norm %.2g > %.2g", row,
+                    iterations.max(), gradient.max(), tolerance)
   record = {**(protocol or {}), "evaluator": "lowshot", "version": VERSION["lowshot"], "counts": F.counts(features),
-            "standardisation": F.STANDARDISED, "classifier": "multinomial logistic regression, mean cross-entropy + penalty/2 |W|^2",
-            "settings": {"labels": labels, "draws": draws, "penalty": penalty, "penalties": list(grid), "folds": folds,
-                         "tolerance": tolerance, "limit": limit},
-            "selection": "cross-entropy of stratified cross-validation inside each labelled subset" if penalty is None else "fixed penalty",
+            "standardisation": F.STANDARDISED, "classifier": CLASSIFIER,
+            "settings": {"labels": labels, "draws": draws, "penalty": penalty, "penalties": list(grid),
+                         "folds": folds, "tolerance": tolerance, "limit": limit},
+            "selection": "fixed penalty" if penalty is not None else
+                         "cross-entropy of stratified cross-validation inside each labelled subset",
             "eval_seed": seed,
-            "outcome": {"penalties": [grid[i] for i in chosen], "accuracies": [round(float(a), 5) for a in accuracy],
+            "outcome": {"penalties": [grid[i] for i in chosen],
+                        "accuracies": [round(float(a), 5) for a in accuracy],
                         "iterations": int(iterations.max()), "gradient_norm": float(gradient.max())}}
   return [F.result(row, "lowshot", accuracy, record)]
 
 
 def draw(y: np.ndarray, *, labels: int, draws: int, seed: int) -> np.ndarray:
-  """Positions int [draws, K*labels] of `labels` examples of every class, without replacement, class after class."""
+  """Positions int [draws, K*labels] of `labels` examples of every class, without replacement, class by class."""
   rng = np.random.default_rng([seed, 2])
   members = [np.flatnonzero(y == c) for c in np.unique(y)]
   return np.stack([np.concatenate([rng.choice(m, labels, replace=False) for m in members]) for _ in range(draws)])
@@ -214,12 +226,12 @@ def _lowshots(x, test_x, test_y, subsets, labels, part, *, together, **settings)
 
 
 def _lowshot(x, test_x, test_y, subset, label, *, part, k, grid, folds, tolerance, limit):
-  """One draw: every fold and the whole subset for every penalty; (test accuracy, grid position, gradient, iterations)."""
+  """One draw: every fold and the whole subset for every penalty; (test accuracy, grid position, ...)."""
   with jax.default_matmul_precision("float32"):
     n, d = len(part), x.shape[1]
     xs, hot = x[subset], jax.nn.one_hot(label, k)
     if d > n:
-      # More dimensions than labels: the minimiser lies in the span of the examples, so n coordinates give it exactly.
+      # The minimiser lies in the span of the examples, so n coordinates give it exactly.
       values, u = jnp.linalg.eigh(xs @ xs.T)
       alive = values > 1e-6 * values[-1]
       root = jnp.sqrt(jnp.where(alive, values, 1))
@@ -259,5 +271,6 @@ def _need(counts: np.ndarray, least: int, *, row: str, what: str) -> None:
   if len(counts) < 2:
     raise ValueError(f"{row}: a probe needs at least two classes with labels in train, found {len(counts)}")
   if counts.min() < least:
-    raise ValueError(f"{row}: {what}, but class {counts.argmin()} (counting from 0 in label order) has only {counts.min()} "
-                     f"labelled train examples; use more of train, fewer labels a class, or leave this evaluator out")
+    raise ValueError(f"{row}: {what}, but class {counts.argmin()} (counting from 0 in label order) has only "
+                     f"{counts.min()} labelled train examples; use more of train, fewer labels a class, or leave this "
+                     "evaluator out")

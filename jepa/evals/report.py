@@ -1,10 +1,11 @@
 """report.html: one self-contained page that shows what a run learned, and the figures in it.
 
-A panel function draws one figure, saves it as a PNG at `path` and returns that path; `write` embeds the PNGs, the results
-table and the facts of the run in a page that refers to nothing outside itself. Images are uint8, or floats in [0, 1],
-[B H W C] with C 1 or 3. Every panel may be missing.
+A panel function draws one figure, saves it as a PNG at `path` and returns that path; `write` embeds the PNGs,
+the results table and the facts of the run in a page that refers to nothing outside itself. Images are uint8,
+or floats in [0, 1], [B H W C] with C 1 or 3. Every panel may be missing.
 
-Shape letters: B images, H W C image, V views, N tokens, D width, M target blocks, K tokens kept, k neighbours.
+Shape letters: B images, H W C image, V views, N tokens, D width, M target blocks, K tokens kept, k
+neighbours.
 """
 import base64
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jepa.evals import collapse, features as F, knn, suite
 from jepa.types import Tokens
@@ -136,7 +138,9 @@ def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (
 
 
 def panel_views(images: np.ndarray, views: np.ndarray | Sequence[np.ndarray], *, path: str | os.PathLike, most: int = 8) -> str:
-  """Images in a row, their views below. views: [V B h w C], or a sequence of such groups (global ones, local ones)."""
+  """Images in a row, their views below. views: [V B h w C], or a sequence of such groups (global ones, local
+  ones).
+  """
   groups = [np.asarray(views)] if hasattr(views, "ndim") else [np.asarray(g) for g in views]
   size = min(most, len(images))
   rows = [_rgb(images[:size])] + [_rgb(view[:size]) for group in groups for view in group]
@@ -189,9 +193,11 @@ def panel_pca(images: np.ndarray, tokens: np.ndarray | Mapping[str, np.ndarray],
 
 
 def panel_spectrum(features: Mapping[str, np.ndarray], *, path: str | os.PathLike, most: int = 10_000) -> str:
-  """Singular values of centred features [N D] by name, over the largest, on logarithmic axes; the first `most` examples."""
+  """Singular values of centred features [N D] by name, over the largest, on logarithmic axes; the first
+  `most` examples.
+  """
   with rc_context(STYLE):
-    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+    figure = Figure(figsize=(7.4, 4.2), layout="constrained")
     ax = figure.subplots()
     lowest = 1.0
     for i, (name, x) in enumerate(features.items()):
@@ -217,7 +223,8 @@ def panel_neighbours(images: np.ndarray, queries: np.ndarray, features_by_row: M
   """For some test images, the k nearest training images by each row's features (cosine).
 
   Args:
-    images: training images [N H W C]. queries: test images [M H W C]. features_by_row: FeatureSets over the same examples.
+    images: training images [N H W C]. queries: test images [M H W C]. features_by_row: FeatureSets over the
+        same examples.
     at: positions of the queries; by default one of each class in turn.
   """
   first = next(iter(features_by_row.values()))
@@ -262,13 +269,15 @@ def panel_neighbours(images: np.ndarray, queries: np.ndarray, features_by_row: M
 def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row], history: Sequence[Mapping[str, Any]] = (),
           panels: Mapping[str, str | os.PathLike] | None = None, command: str = "", config: str | Mapping[str, Any] = "",
           revision: str = "", hardware: str = "", notes: str = "") -> Path:
-  """Writes the page and, from `history` and `rows`, its curves (figures/curves.png beside it, unless panels has them).
+  """Writes the page and, from `history` and `rows`, its curves (figures/curves.png beside it, unless panels
+  has them).
 
   Args:
     rows: results, as in results.json. history: records of metrics.jsonl.
-    panels: PNG files by name; names of PANELS get their titles and captions, other names are their own title. A file
-      that does not exist is left out and named in the log.
-    command, config, revision, hardware: the facts that make the run repeatable. notes: a paragraph under the title.
+    panels: PNG files by name; names of PANELS get their titles and captions, other names are their own title.
+      A file that does not exist is left out and named in the log.
+    command, config, revision, hardware: the facts that make the run repeatable. notes: a paragraph under the
+        title.
 
   Returns:
     the path.
@@ -286,8 +295,10 @@ def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row], history
       logging.warning("report without %r: %s does not exist", name, panels[name])
       continue
     head, caption = PANELS.get(name, (name, ""))
-    data = base64.b64encode(Path(panels[name]).read_bytes()).decode()
-    blocks.append(f'<section><h2>{_text(head)}</h2><figure><img alt="{_text(head)}" src="data:image/png;base64,{data}">'
+    png = Path(panels[name]).read_bytes()
+    width = round(int.from_bytes(png[16:20], "big") / 1.8)      # of the header; one scale, so one size of letters
+    blocks.append(f'<section><h2>{_text(head)}</h2><figure><img alt="{_text(head)}" width="{width}" '
+                  f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
                   f"<figcaption>{_text(caption)}</figcaption></figure></section>")
   if not isinstance(config, str):
     config = json.dumps(config, indent=2, default=str)
@@ -309,7 +320,7 @@ def _table(rows: Sequence[F.Row]) -> str:
   if not rows:
     return "<p>No evaluation has been made.</p>"
   titles, lines = suite.cells(rows)
-  head = "".join(f"<th>{_text(a)}<br><small>{_text(b)}&nbsp;</small></th>" for a, b in titles)
+  head = "".join(f"<th>{_text(a)}<br><small>{_text(b) or '&nbsp;'}</small></th>" for a, b in titles)
   best = {}
   for i, (*_, kind) in enumerate(suite.COLUMNS):
     values = [means[i] for _, _, means in lines if means[i] is not None]
@@ -393,8 +404,8 @@ details { margin-top: .6em; } summary { cursor: pointer; font-weight: 600; }
 
 
 def _sheet(rows: Sequence[np.ndarray], names: Sequence[str]) -> tuple[Figure, Axes]:
-  """Rows of images [B h w 3] of any size, each image a unit square; its name to the left. Image (i, r) starts at
-  (1.06 i, 1.06 r)."""
+  """Rows of images [B h w 3] of any size, each image a unit square; its name to the left. Image (i, r) starts
+  at (1.06 i, 1.06 r)."""
   columns, cell, left, edge = max(map(len, rows)), 1.06, 1.05, 0.06
   inch = min(1.15, 11 / (columns * cell + left))
   width, height = columns * cell + left, len(rows) * cell + edge
@@ -417,7 +428,9 @@ def _interpolation(image: np.ndarray) -> str:
 
 
 def _outline(ax: Axes, chosen: np.ndarray, *, at: tuple[int, int], colour: str, inset: float) -> None:
-  """The boundary and a light fill of a set of cells of a grid, bool [rows columns], over image `at` of a sheet."""
+  """The boundary and a light fill of a set of cells of a grid, bool [rows columns], over image `at` of a
+  sheet.
+  """
   rows, columns = chosen.shape
   h, w, x0, y0 = 1 / rows, 1 / columns, 1.06 * at[0], 1.06 * at[1]
   inside = np.pad(chosen, 1)
@@ -447,10 +460,13 @@ def _stretch(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _principal(tokens: np.ndarray) -> np.ndarray:
-  """[B N D] -> the first three principal components over all tokens [B N 3], each between its 2nd and 98th percentile."""
+  """[B N D] -> the first three principal components over all tokens [B N 3], each between its 2nd and 98th
+  percentile.
+  """
   flat = tokens.reshape(-1, tokens.shape[-1])
   flat = flat - flat.mean(0)
-  _, vectors = np.linalg.eigh(flat.T @ flat)
+  with threadpool_limits(1, user_api="blas"):       # see collapse.py
+    _, vectors = np.linalg.eigh(flat.T @ flat)
   axes = vectors[:, ::-1][:, :3]
   axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])     # an eigenvector's sign is arbitrary
   y = np.pad(flat @ axes, ((0, 0), (0, 3 - axes.shape[1])))
@@ -480,7 +496,9 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
 
 
 def _points(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row], metric: str) -> list[tuple[float, float]]:
-  """(step, value) of the trained encoder: logged while training, then results with a step; from the untrained one at 0."""
+  """(step, value) of the trained encoder: logged while training, then results with a step; from the
+  untrained one at 0.
+  """
   points = dict(_series(history, f"eval/{metric}"))
   for r in rows:
     step = r["protocol"].get("step")

@@ -1,8 +1,9 @@
 """Runs evaluators by name over the rows of a table, prints the table, keeps results.json.
 
-A result is {"row", "metric", "mean", "sd", "seeds", "protocol"}: what was evaluated (raw pixels, untrained encoder,
-trained encoder), which number, over how many independent draws or runs, and everything one must hold fixed to compare
-it with another. protocol["outcome"] is what came out beside the number (penalty chosen, iterations), and no condition.
+A result is {"row", "metric", "mean", "sd", "seeds", "protocol"}: what was evaluated (raw pixels, untrained
+encoder, trained encoder), which number, over how many independent draws or runs, and everything one must hold
+fixed to compare it with another. protocol["outcome"] is what came out beside the number (penalty chosen,
+iterations), and no condition.
 """
 from collections.abc import Mapping, Sequence
 import difflib
@@ -41,8 +42,8 @@ def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, se
     names: of EVALUATORS.
     features_by_row: e.g. {"raw pixels": ..., "untrained encoder": ..., "trained encoder": ...}.
     seed: of splits and labelled subsets; the same for every row, so rows differ by their features alone.
-    protocol: goes into every result: data and split descriptions, which features, method, step, training seed. A dict
-      keyed by row names gives each row its own.
+    protocol: goes into every result: data and split descriptions, which features, method, step, training
+      seed. A dict keyed by row names gives each row its own.
     settings: keyword arguments by evaluator, e.g. {"knn": {"k": 5}}.
 
   Raises:
@@ -104,7 +105,9 @@ def _step(row: F.Row) -> float:
 
 
 def cells(rows: Sequence[F.Row]) -> tuple[list[tuple[str, str]], list[tuple[str, list[str], list[float | None]]]]:
-  """The table as data: column titles (two lines each), and (row name, texts, means) in the order of ROWS, then others."""
+  """The table as data: column titles (two lines each), and (row name, texts, means) in the order of ROWS,
+  then others.
+  """
   by = latest(rows)
   names = [r for r in ROWS if any(r == a for a, _ in by)] + sorted({r for r, _ in by} - set(ROWS))
   titles = []
@@ -131,7 +134,9 @@ def _cell(row: F.Row | None, kind: str) -> str:
 
 
 def table(rows: Sequence[F.Row]) -> str:
-  """The results as fixed-width text: accuracies in %, ± one standard deviation where there is more than one draw or run."""
+  """The results as fixed-width text: accuracies in %, ± one standard deviation where there is more than one
+  draw or run.
+  """
   titles, lines = cells(rows)
   columns = [("", "")] + titles
   body = [[name, *texts] for name, texts, _ in lines]
@@ -161,7 +166,8 @@ def load(path: str | os.PathLike) -> list[F.Row]:
 
 
 def save(rows: Sequence[F.Row], path: str | os.PathLike) -> list[F.Row]:
-  """Merges into results.json and returns all of it; a result replaces the one of the same (row, metric, step).
+  """Merges into results.json and returns all of it; a result replaces the one of the same (row, metric,
+  step).
 
   Atomic: a killed process leaves the old file or the new one. Only the first process writes.
   """
@@ -193,7 +199,8 @@ def combine(runs: Sequence[Sequence[F.Row]]) -> list[F.Row]:
   """Mean and sd over runs (training seeds) of the same (row, metric), each run at its last step.
 
   Raises:
-    ValueError: a result that a run lacks, or protocols that differ in anything but seeds, steps, paths and outcomes.
+    ValueError: a result that a run lacks, or protocols that differ in anything but seeds, steps, paths and
+    outcomes.
   """
   if not runs:
     raise ValueError("no runs to combine")
