@@ -70,7 +70,18 @@ def budget(grid: tuple[int, int], *, blocks, target_scale, target_aspect, contex
   height, width = block_size(u, v, grid, target_scale, target_aspect, np)
   if not keep:
     keep = _mean_context(grid, blocks, (height, width), block_size(u[0], u[0], grid, context_scale, (1.0, 1.0), np))
-  return Budget(max(1, math.ceil(keep * grid[0] * grid[1] - 1e-6)), int((height * width).max()))
+  return Budget(max(1, math.ceil(keep * grid[0] * grid[1] - 1e-6)), _largest_block(grid, target_scale, target_aspect))
+
+
+def _largest_block(grid, scale, aspect) -> int:
+  """Tokens of the largest block: over every whole area and every (height, width) that some aspect ratio rounds to."""
+  tokens = grid[0] * grid[1]
+  area = np.arange(max(1, int(tokens * scale[0])), max(1, int(tokens * scale[1] * (1 + 1e-6))) + 1)[:, None, None]
+  height, width = np.arange(1, grid[0] + 1)[:, None], np.arange(1, grid[1] + 1)
+  low = np.maximum(np.where(height > 1, (height - 0.5) ** 2 / area, 0), np.where(width < grid[1], area / (width + 0.5) ** 2, 0))
+  high = np.minimum(np.where(height < grid[0], (height + 0.5) ** 2 / area, np.inf),
+                    np.where(width > 1, area / (width - 0.5) ** 2, np.inf))
+  return int(np.where(np.maximum(low, aspect[0]) <= np.minimum(high, aspect[1]), height * width, 0).max())
 
 
 def _mean_context(grid, blocks, target_sizes, context_sizes, draws=2000) -> float:
