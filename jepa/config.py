@@ -61,6 +61,8 @@ def tiny(c: ConfigDict, **args) -> ConfigDict:
   c.total, c.batch, c.accumulate = "4 steps", 16, 1
   c.data = dict(source="synthetic", args=dict(n=64, size=16, channels=3, classes=4), train="train", test="test", workers=0, prefetch=2)
   c.args.update(args)
+  if "warmup" in c.optim.lr:
+    c.optim.lr.warmup = "1 step"
   c.checkpoint = dict(every="2 steps", keep=2, milestones="")
   c.log.every = "1 step"
   c.eval = base().eval

@@ -1,115 +1,15 @@
 r"""Evaluates a trained run: python -m jepa.evaluate --workdir=runs/quickstart [--checkpoint=N] [--evals=linear,knn,...]
 
 Writes results.json and report.html in the workdir and prints the table, with the floors (raw pixels, the same encoder untrained)
-beside every number. The train loop calls the same functions at intervals and at the end.
+beside every number.
 """
-from collections.abc import Callable, Sequence
-import functools
-import hashlib
-import json
 from pathlib import Path
 import sys
 
 from absl import app, flags, logging
 import jax
-import numpy as np
 
-from jepa import experiment, logs, sharding
-from jepa.data import sources
-from jepa.evals import collapse, features as feature_lib, suite
-from jepa.evals.suite import PIXELS, TRAINED, UNTRAINED
-from jepa.experiment import Experiment
-from jepa.types import TrainState
-
-
-
-def features_of(exp: Experiment, state: TrainState, train: sources.Source, test: sources.Source) -> feature_lib.FeatureSet:
-  """Frozen pooled features of both splits."""
-  on_batch = sharding.of_batch(exp.mesh)
-  embed = jax.jit(exp.method.embed, out_shardings=sharding.replicated(exp.mesh))
-  extract = functools.partial(feature_lib.extract, lambda b: embed(state.params, state.extra, b), batch=_batch(exp),
-                              put=lambda b: jax.device_put(b, on_batch))
-  return feature_lib.FeatureSet(*extract(train), *extract(test))
-
-
-def _batch(exp: Experiment) -> int:
-  """The evaluation batch, rounded up to what the mesh splits evenly."""
-  pieces = exp.mesh.shape["data"] * exp.mesh.shape["fsdp"]
-  return -(-exp.config["eval"]["batch"] // pieces) * pieces
-
-
-def floors(exp: Experiment, train: sources.Source, test: sources.Source) -> dict[str, feature_lib.FeatureSet]:
-  """Raw pixels, and the same encoder untrained (the state at step 0 of this seed)."""
-  return {PIXELS: feature_lib.FeatureSet(*feature_lib.pixels(train), *feature_lib.pixels(test)),
-          UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test)}
-
-
-def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step: int) -> dict:
-  """What a number was measured on; stored beside it."""
-  return {"train": train.describe, "test": test.describe, "features": "pooled, encoder frozen", "seed": exp.config["seed"],
-          "step": step, "method": exp.config["method"]}
-
-
-def online(exp: Experiment, workdir: Path) -> Callable[[TrainState, int], tuple[dict[str, float], list[str]]]:
-  """probe(state, step) -> (scalars for the log, alarms). The floors are measured once and kept in the workdir."""
-  settings = exp.config["eval"]
-  names = list(settings["online"])
-  if not names:
-    return lambda state, step: ({}, [])
-  train, test = _limited(exp.train, settings["train_limit"]), _limited(exp.test, settings["train_limit"])
-  run = functools.partial(suite.run, names, seed=exp.config["seed"], settings=settings["args"])
-  cached_floors(exp, workdir, names, train, test)
-
-  def probe(state, step):
-    rows = run({TRAINED: features_of(exp, state, train, test)}, protocol=protocol(exp, train, test, step))
-    return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows)
-  return probe
-
-
-def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, test) -> list[dict]:
-  """Rows of raw pixels and the untrained encoder, from floors.json where they were measured under the same settings."""
-  path = Path(workdir) / "floors.json"
-  record = protocol(exp, train, test, 0) | {"names": list(names), "args": exp.config["args"], "eval": exp.config["eval"]["args"]}
-  mark = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
-  if path.exists():
-    saved = json.loads(path.read_text())
-    if saved.get("mark") == mark:
-      return saved["rows"]
-  rows = suite.run(list(names), floors(exp, train, test), seed=exp.config["seed"], protocol=protocol(exp, train, test, 0),
-                   settings=exp.config["eval"]["args"])
-  logs.write_json(path, {"mark": mark, "rows": rows})
-  return rows
-
-
-def alarms(rows: list[dict]) -> list[str]:
-  """What is collapsing, if anything, in the trained rows."""
-  return collapse.alarms({r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED})
-
-
-def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str] = ()) -> list[str]:
-  """All evaluations with their floors: prints the table, writes results.json and the report; returns alarms."""
-  workdir, names = Path(workdir), list(names or exp.config["eval"]["final"])
-  by_row = floors(exp, exp.train, exp.test) | {TRAINED: features_of(exp, state, exp.train, exp.test)}
-  rows = suite.run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
-                   protocol=protocol(exp, exp.train, exp.test, int(state.step)))
-  if jax.process_index() == 0:
-    suite.save(rows, workdir / "results.json")
-    print(suite.table(rows), flush=True)
-    if exp.config["eval"]["report"]:
-      from jepa import pictures
-      print(f"report: {pictures.report(exp, state, workdir, rows, by_row)}", flush=True)
-  return alarms(rows)
-
-
-def _limited(source: sources.Source, limit: int) -> sources.Source:
-  """A fixed random subset of a source, for evaluations during training."""
-  if not limit or limit >= source.length:
-    return source
-  index = np.sort(np.random.default_rng(0).permutation(source.length)[:limit])
-  arrays = source.arrays and {k: v[index] for k, v in source.arrays.items()}
-  return source._replace(length=limit, get=lambda i: source.get(int(index[i])), arrays=arrays,
-                         describe=f"{source.describe}, {limit} of them at random (seed 0)")
-
+from jepa import evaluation, experiment, logs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a trained run.")
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step to evaluate; the newest by default.", lower_bound=0)
@@ -125,7 +25,7 @@ def main(argv: list[str]) -> None:
     exp = experiment.build(experiment.saved_config(_WORKDIR.value))
     with jax.set_mesh(exp.mesh):
       restored = experiment.load(_WORKDIR.value, exp.abstract, exp.shardings, _CHECKPOINT.value)
-      for text in final(exp, restored.state, Path(_WORKDIR.value), _EVALS.value):
+      for text in evaluation.final(exp, restored.state, Path(_WORKDIR.value), _EVALS.value):
         print(f"COLLAPSE ALARM: {text}", file=sys.stderr)
   except (ValueError, FileNotFoundError, RuntimeError) as error:
     if logging.level_debug():

@@ -27,10 +27,10 @@ def train_step(state: TrainState, batch: Batch, *, method: Method, tx: optax.Gra
   params = optax.apply_updates(state.params, updates)
   extra = method.post(params, extra, state.step)
 
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
-  metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": optax.global_norm(params), "skipped": 1.0 - ok}
+  metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": optax.tree.norm(params), "skipped": 1.0 - ok}
   state = TrainState(state.step + 1, keep(params, state.params), keep(extra, state.extra), keep(opt, state.opt), state.key)
   return state, metrics
 

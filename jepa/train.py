@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, config as configs, evaluate, experiment, flops, logs, sharding
+from jepa import checkpoint, config as configs, evaluation, experiment, flops, logs, sharding
 from jepa.data import pipeline
 
 INTERRUPTED = 75      # exit code (EX_TEMPFAIL): saved and stopped by a signal; the same command again continues
@@ -83,7 +83,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     # 5. Floors of the evaluations, once, before the first step.
     write = logs.Writer(workdir, tensorboard=cfg["log"]["tensorboard"])
     stack.callback(write.close)
-    probe = evaluate.online(exp, workdir)
+    probe = evaluation.online(exp, workdir)
 
     # 6. The loop.
     bar = logs.Progress(total=total, initial=first, label=cfg["method"])
@@ -125,15 +125,16 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
         settle(step)
         pause = time.monotonic()
         scalars, alarms = probe(state, step)
-        write(step, scalars)
-        bar.say(f"step {step}: " + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
+        if scalars:
+          write(step, scalars)
+          bar.say(f"step {step}: " + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
         _alarm(alarms, cfg["eval"]["alarm"], bar)
         meter.skip(time.monotonic() - pause)
     bar.close()
 
     # 7. The end: the evaluations of the paper, the table, the pictures.
     checkpointer.wait()
-    alarms = evaluate.final(exp, state, workdir)
+    alarms = evaluation.final(exp, state, workdir)
     _alarm(alarms, cfg["eval"]["alarm"], bar)
   return 0
 
