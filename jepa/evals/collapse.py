@@ -144,32 +144,38 @@ def alarms(stats: Mapping[str, float], *, levels: Mapping[str, float] | None = N
     value, limit = stats.get(name), level[name]
     if value is None or limit is None:
       return False
-    return bool(value > limit if above else not value >= limit) if value == value else False
+    return bool(value > limit if above else value < limit)      # False where the value is NaN
 
   found = []
   if past("std_relative"):
-    found.append(f"relative feature std {stats['std_relative']:.2g} < {level['std_relative']:g}: the encoder maps "
-                 "every image to nearly one point. Check that the target receives no gradient, raise the weight of "
-                 "the variance or SIGReg term, lower the learning rate, or slow the EMA target (momentum nearer 1).")
+    found.append(f"relative feature std {stats['std_relative']:.2g} < {level['std_relative']:g}: the "
+                 "encoder maps every image to nearly one point. Check that the target receives no "
+                 "gradient, raise the weight of the variance or SIGReg term, lower the learning rate, "
+                 "or slow the EMA target (momentum nearer 1).")
   elif past("std"):
     found.append(f"feature std {stats['std']:.2g} < {level['std']:g}: the features are shrinking towards "
-                 "a constant. Check that the target receives no gradient, normalise the targets (LayerNorm), raise "
-                 "the weight of the variance or SIGReg term, or lower the weight decay.")
+                 "a constant. Check that the target receives no gradient, normalise the targets "
+                 "(LayerNorm), raise the weight of the variance or SIGReg term, or lower the weight "
+                 "decay.")
   if past("rank_share"):
-    found.append(f"RankMe {stats.get('rankme', float('nan')):.3g} is {stats['rank_share']:.2g} of the dimensions < "
-                 f"{level['rank_share']:g}: images differ along a few directions only (dimensional "
-                 "collapse). Raise the covariance or SIGReg weight, strengthen views or enlarge target blocks so that more has to be predicted, or normalise "
-                 "targets over the batch.")
+    found.append(f"RankMe {stats.get('rankme', float('nan')):.3g} is {stats['rank_share']:.2g} of the "
+                 f"dimensions < {level['rank_share']:g}: images differ along a few directions only "
+                 "(dimensional collapse). Raise the covariance or SIGReg weight, strengthen views or "
+                 "enlarge target blocks so that more has to be predicted, or normalise targets over the "
+                 "batch.")
   if past("correlation", above=True):
     found.append(f"mean squared correlation between dimensions {stats['correlation']:.2g} > "
-                 f"{level['correlation']:g}: dimensions repeat one another. Raise the covariance, Barlow or SIGReg weight, or use a larger batch.")
+                 f"{level['correlation']:g}: dimensions repeat one another. Raise the covariance, Barlow "
+                 "or SIGReg weight, or use a larger batch.")
   if past("alpha", above=True):
-    found.append(f"spectrum decays with alpha {stats['alpha']:.2g} > {level['alpha']:g}: the tail of the features "
-                 "is dying. Raise the covariance or SIGReg weight, lower the weight decay, or train with a larger batch.")
+    found.append(f"spectrum decays with alpha {stats['alpha']:.2g} > {level['alpha']:g}: the tail of the "
+                 "features is dying. Raise the covariance or SIGReg weight, lower the weight decay, or "
+                 "train with a larger batch.")
   if past("variance_ratio"):
     found.append(f"predictions vary {stats['variance_ratio']:.2g} times as much as their targets < "
-                 f"{level['variance_ratio']:g}: the predictor says the mean target. Check that mask positions reach the predictor, raise its learning rate or depth, or "
-                 "make targets less noisy (slower EMA).")
+                 f"{level['variance_ratio']:g}: the predictor says the mean target. Check that mask "
+                 "positions reach the predictor, raise its learning rate or depth, or make targets less "
+                 "noisy (slower EMA).")
   return found
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from jepa.types import Batch, Features
 
-Row = dict[str, Any]                # {"row", "metric", "mean", "sd", "seeds", "protocol"}; accuracies are in [0, 1]
+Row = dict[str, Any]                # {"row", "metric", "mean", "sd", "seeds", "protocol"}; accuracies in [0, 1]
 
 POOLS = {
     "pooled": lambda f: f.pooled,                                   # what the method calls its representation
@@ -109,13 +109,14 @@ def check(features: FeatureSet, *, row: str) -> None:
   """
   for split, x, y in (("train", features.train_x, features.train_y), ("test", features.test_x, features.test_y)):
     if x.ndim != 2 or len(x) != len(y) or len(x) == 0:
-      raise ValueError(f"{row}, {split}: features must be [N D] with N labels and N > 0, got {x.shape} and {y.shape}")
+      raise ValueError(f"{row}, {split}: features must be [N D] with N labels and N > 0, got {x.shape} "
+                       f"and {y.shape}")
     finite = np.isfinite(x).all(1)
     if not finite.all():
       bad = np.flatnonzero(~finite)
-      raise ValueError(f"{row}, {split}: {len(bad)} of {len(x)} examples have non-finite features (first: example "
-                       f"{bad[0]}). The encoder diverged or overflowed: evaluate an earlier checkpoint, lower the "
-                       "learning rate, or compute in f32.")
+      raise ValueError(f"{row}, {split}: {len(bad)} of {len(x)} examples have non-finite features (first: "
+                       f"example {bad[0]}). The encoder diverged or overflowed: evaluate an earlier checkpoint, lower "
+                       "the learning rate, or compute in f32.")
   if features.train_x.shape[1] != features.test_x.shape[1]:
     raise ValueError(f"{row}: train has {features.train_x.shape[1]} features and test {features.test_x.shape[1]}")
 
@@ -123,7 +124,8 @@ def check(features: FeatureSet, *, row: str) -> None:
 def labelled(features: FeatureSet) -> FeatureSet:
   """Only the examples that have a label (>= 0)."""
   train, test = features.train_y >= 0, features.test_y >= 0
-  return FeatureSet(features.train_x[train], features.train_y[train], features.test_x[test], features.test_y[test])
+  return FeatureSet(features.train_x[train], features.train_y[train],
+                    features.test_x[test], features.test_y[test])
 
 
 def standardise(features: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +139,8 @@ def standardise(features: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
   sd = features.train_x.std(0, dtype=np.float64)
   alive = sd > 1e-6 * np.maximum(np.abs(mean), 1e-6)
   scale = np.where(alive, 1 / np.where(alive, sd, 1), 0)
-  return tuple(((x - mean.astype(np.float32)) * scale.astype(np.float32)) for x in (features.train_x, features.test_x))
+  mean, scale = mean.astype(np.float32), scale.astype(np.float32)
+  return (features.train_x - mean) * scale, (features.test_x - mean) * scale
 
 
 STANDARDISED = "per dimension: mean and standard deviation of the train split; constant dimensions set to 0"

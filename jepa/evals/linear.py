@@ -167,7 +167,8 @@ def probe(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str,
 
 def lowshot(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
             labels: int = 10, draws: int = 10, penalty: float | None = None,
-            penalties: Sequence[float] = GRID_LOWSHOT, folds: int = 5, tolerance: float = 1e-4, limit: int = 1000) -> list[F.Row]:
+            penalties: Sequence[float] = GRID_LOWSHOT, folds: int = 5, tolerance: float = 1e-4,
+            limit: int = 1000) -> list[F.Row]:
   """Test accuracy with `labels` labels a class: mean and sd over `draws` labelled subsets; row "lowshot".
 
   Draws depend on (seed, labels of train) only, so every row of a table sees the same subsets. Standardisation

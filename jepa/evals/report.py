@@ -36,10 +36,13 @@ RIGHT, WRONG = "#0b9e73", "#d7301f"
 INK, FAINT = "#1d2430", "#6b7280"
 
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 9.5, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#b8bec8",
+    "font.family": "DejaVu Sans", "font.size": 9.5, "text.color": INK, "axes.labelcolor": INK,
+    "axes.edgecolor": "#b8bec8",
     "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e7eaef", "grid.linewidth": 0.8,
-    "axes.axisbelow": True, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e7eaef", "grid.linewidth": 0.8,
+    "axes.axisbelow": True, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "figure.facecolor": "white",
     "axes.unicode_minus": True,
 }
@@ -47,28 +50,35 @@ STYLE = {
 # Title and caption of the panels that are known, in the order of the page.
 PANELS = {
     "curves": ("Loss and probes while training",
-               "Left: the training loss, thin, and its running median. Middle: probes of the frozen encoder; dashed lines of the same "
-               "colour are the floors, dotted raw pixels and dashed the untrained encoder. Learning shows as a curve that leaves "
-               "its floors behind; a loss that falls under a flat probe is collapse, or a task that is too easy. "
-               "Right: RankMe, the number of directions the features use, and their spread."),
-    "views": ("Views", "Each column is one image; under it are the views that the loss compares. What differs between views is what "
-              "the encoder is asked to forget."),
-    "masks": ("Masks", "Above: images. Below: what the context encoder sees; dimmed patches are hidden from it. Each coloured outline is a "
-              "target block whose representation is predicted."),
-    "pca": ("Feature maps", "The first three principal components of all tokens, fitted jointly over these images, as red, green and "
-            "blue. The same colour means a similar representation: parts of objects should share colours across images, "
-            "and a map that follows position alone has learned no content."),
-    "spectrum": ("Spectrum of the features", "Singular values of the centred features over the largest one, on logarithmic axes. A curve that "
-                 "falls off a cliff has collapsed onto the directions before it."),
-    "neighbours": ("Nearest neighbours", "A test image, then the training images nearest to it (cosine), nearest first, by pixels and by encoder. "
-                   "Frames: green where the label is the same, red where it is not."),
+        "Left: the training loss, thin, and its running median. Middle: probes of the frozen encoder; "
+        "dashed lines of the same colour are the floors, dotted raw pixels and dashed the untrained "
+        "encoder. Learning shows as a curve that leaves its floors behind; a loss that falls under a flat "
+        "probe is collapse, or a task that is too easy. Right: RankMe, the number of directions the "
+        "features use, and their spread."),
+    "views": ("Views",
+        "Each column is one image; under it are the views that the loss compares. What differs between "
+        "views is what the encoder is asked to forget."),
+    "masks": ("Masks",
+        "Above: images. Below: what the context encoder sees; dimmed patches are hidden from it. Each "
+        "coloured outline is a target block whose representation is predicted."),
+    "pca": ("Feature maps",
+        "The first three principal components of all tokens, fitted jointly over these images, as red, "
+        "green and blue. The same colour means a similar representation: parts of objects should share "
+        "colours across images, and a map that follows position alone has learned no content."),
+    "spectrum": ("Spectrum of the features",
+        "Singular values of the centred features over the largest one, on logarithmic axes. A curve that "
+        "falls off a cliff has collapsed onto the directions before it."),
+    "neighbours": ("Nearest neighbours",
+        "A test image, then the training images nearest to it (cosine), nearest first, by pixels and by "
+        "encoder. Frames: green where the label is the same, red where it is not."),
 }
 
 
 # Panels
 
 
-def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (), *, path: str | os.PathLike) -> str:
+def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (), *,
+                 path: str | os.PathLike) -> str:
   """Loss, probes with floors, and collapse statistics over steps.
 
   Args:
@@ -102,7 +112,8 @@ def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (
         low, high = y.min(), np.quantile(y, 0.985)
         if y.max() - low > 3 * (high - low) > 0:
           ax.set_ylim(low - 0.08 * (high - low), high + 0.25 * (high - low))
-      ax.annotate(f"{smooth[-1]:.4g}", (x[-1], smooth[-1]), xytext=(0, 7), textcoords="offset points", ha="right", fontsize=8.5)
+      ax.annotate(f"{smooth[-1]:.4g}", (x[-1], smooth[-1]), xytext=(0, 7), textcoords="offset points",
+                  ha="right", fontsize=8.5)
     if probes:
       ax = next(axes)
       names = {"linear": "linear, all labels", "lowshot": f"linear, {_labels(by)} a class", "knn": "kNN"}
@@ -124,7 +135,8 @@ def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (
     if statistics:
       ax = next(axes)
       titles = {"rankme": "RankMe", "std": "mean feature std"}
-      for metric, axis, colour in zip(statistics, (ax, ax.twinx() if len(statistics) > 1 else ax), (COLOURS[suite.TRAINED], "#d98200")):
+      both = (ax, ax.twinx() if len(statistics) > 1 else ax)
+      for metric, axis, colour in zip(statistics, both, (COLOURS[suite.TRAINED], "#d98200")):
         x, y = np.asarray(curves[metric]).T
         axis.plot(x, y, color=colour, marker="o", ms=3.5)
         axis.set_ylim(0, 1.12 * max(y.max(), 1e-9))
@@ -137,7 +149,8 @@ def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (
     return _save(figure, path)
 
 
-def panel_views(images: np.ndarray, views: np.ndarray | Sequence[np.ndarray], *, path: str | os.PathLike, most: int = 8) -> str:
+def panel_views(images: np.ndarray, views: np.ndarray | Sequence[np.ndarray], *, path: str | os.PathLike,
+                most: int = 8) -> str:
   """Images in a row, their views below. views: [V B h w C], or a sequence of such groups (global ones, local
   ones).
   """
@@ -150,8 +163,8 @@ def panel_views(images: np.ndarray, views: np.ndarray | Sequence[np.ndarray], *,
     return _save(figure, path)
 
 
-def panel_masks(images: np.ndarray, context: Tokens, targets: Tokens, grid: tuple[int, int], *, path: str | os.PathLike,
-                most: int = 8) -> str:
+def panel_masks(images: np.ndarray, context: Tokens, targets: Tokens, grid: tuple[int, int], *,
+                path: str | os.PathLike, most: int = 8) -> str:
   """Images in a row; below, patches outside the context dimmed and each target block outlined.
 
   Args:
@@ -186,7 +199,8 @@ def panel_pca(images: np.ndarray, tokens: np.ndarray | Mapping[str, np.ndarray],
   by = tokens if isinstance(tokens, Mapping) else {"features": tokens}
   size = min(most, len(images))
   images = _rgb(images[:size])
-  maps = [_stretch(_principal(np.asarray(t[:size], np.float64)).reshape(size, *grid, 3), images.shape[1:3]) for t in by.values()]
+  colours = [_principal(np.asarray(t[:size], np.float64)).reshape(size, *grid, 3) for t in by.values()]
+  maps = [_stretch(c, images.shape[1:3]) for c in colours]
   with rc_context(STYLE):
     figure, _ = _sheet([images, *maps], ["image", *(name.replace(" ", "\n", 1) for name in by)])
     return _save(figure, path)
@@ -210,8 +224,9 @@ def panel_spectrum(features: Mapping[str, np.ndarray], *, path: str | os.PathLik
       s = np.maximum(s / s[0], 1e-8)
       lowest = min(lowest, s[s > 1e-4].min())
       rank = collapse.entropy_rank(s ** 2)
-      ax.plot(np.arange(1, len(s) + 1), s, color=COLOURS.get(name, BLOCKS[i % len(BLOCKS)]), zorder=2 + (name == suite.TRAINED),
-              ls="-" if name != suite.PIXELS else ":", label=f"{name} (D = {x.shape[1]}, effective rank {rank:.3g})")
+      ax.plot(np.arange(1, len(s) + 1), s, color=COLOURS.get(name, BLOCKS[i % len(BLOCKS)]),
+              zorder=2 + (name == suite.TRAINED), ls="-" if name != suite.PIXELS else ":",
+              label=f"{name} (D = {x.shape[1]}, effective rank {rank:.3g})")
     ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="singular value / largest", ylim=(lowest / 2, 1.5))
     if ax.lines:
       ax.legend(loc="lower left")
@@ -246,9 +261,9 @@ def panel_neighbours(images: np.ndarray, queries: np.ndarray, features_by_row: M
   width, height = x[-1] + 1, len(at) * cell
   with rc_context(STYLE):
     inch = min(0.62, 11.5 / width)
-    figure = Figure(figsize=(width * inch + 0.2, height * inch + 0.45))
-    ax = figure.add_axes([0.1 / (width * inch + 0.2), 0.05 / (height * inch + 0.45), width * inch / (width * inch + 0.2),
-                          height * inch / (height * inch + 0.45)])
+    page = width * inch + 0.2, height * inch + 0.45
+    figure = Figure(figsize=page)
+    ax = figure.add_axes([0.1 / page[0], 0.05 / page[1], width * inch / page[0], height * inch / page[1]])
     for c, column in enumerate(columns):
       for r, image in enumerate(column):
         ax.imshow(image, extent=(x[c], x[c] + 1, r * cell + 1, r * cell), interpolation=_interpolation(image))
@@ -266,9 +281,9 @@ def panel_neighbours(images: np.ndarray, queries: np.ndarray, features_by_row: M
 # The page
 
 
-def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row], history: Sequence[Mapping[str, Any]] = (),
-          panels: Mapping[str, str | os.PathLike] | None = None, command: str = "", config: str | Mapping[str, Any] = "",
-          revision: str = "", hardware: str = "", notes: str = "") -> Path:
+def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row],
+          history: Sequence[Mapping[str, Any]] = (), panels: Mapping[str, str | os.PathLike] | None = None,
+          command: str = "", config: str | Mapping[str, Any] = "", revision: str = "", hardware: str = "", notes: str = "") -> Path:
   """Writes the page and, from `history` and `rows`, its curves (figures/curves.png beside it, unless panels
   has them).
 
@@ -330,12 +345,15 @@ def _table(rows: Sequence[F.Row]) -> str:
   for name, texts, means in lines:
     cells = "".join(f"<td>{f'<b>{_text(t)}</b>' if m is not None and best.get(i) == m else _text(t)}</td>"
                     for i, (t, m) in enumerate(zip(texts, means)))
-    body.append(f'<tr{" class=trained" if name == suite.TRAINED else ""}><th scope="row">{_text(name)}</th>{cells}</tr>')
-  data = next((f"{p['train']}; tested on {p['test']}" for p in (r["protocol"] for r in rows) if {"train", "test"} <= set(p)), "")
-  return (f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-          "<p class=\"small\">Accuracies in %, the best of each column in bold; ± is one standard deviation over draws of the "
-          "labelled subset, or over runs. RankMe counts directions that the features use and is bounded by their width, so it "
-          f"compares rows of equal width only.{f' Data: {_text(data)}.' if data else ''}</p>")
+    mark = " class=trained" if name == suite.TRAINED else ""
+    body.append(f'<tr{mark}><th scope="row">{_text(name)}</th>{cells}</tr>')
+  protocols = [r["protocol"] for r in rows if {"train", "test"} <= set(r["protocol"])]
+  data = f" Data: {protocols[0]['train']}; tested on {protocols[0]['test']}." if protocols else ""
+  return (f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
+          f'<tbody>{"".join(body)}</tbody></table></div>'
+          "<p class=\"small\">Accuracies in %, the best of each column in bold; ± is one standard deviation over "
+          "draws of the labelled subset, or over runs. RankMe counts directions that the features use and is bounded "
+          f"by their width, so it compares rows of equal width only.{_text(data)}</p>")
 
 
 def _protocols(rows: Sequence[F.Row]) -> str:
@@ -343,7 +361,8 @@ def _protocols(rows: Sequence[F.Row]) -> str:
   by = {metric: r["protocol"] for (_, metric), r in suite.latest(rows).items()}
   if not by:
     return ""
-  text = "".join(f"<h3>{_text(m)}</h3><pre>{_text(json.dumps(p, indent=1, default=str))}</pre>" for m, p in by.items())
+  dump = lambda protocol: _text(json.dumps(protocol, indent=1, default=str))
+  text = "".join(f"<h3>{_text(m)}</h3><pre>{dump(p)}</pre>" for m, p in by.items())
   return f"<details><summary>Evaluation protocols</summary>{text}</details>"
 
 
@@ -374,7 +393,8 @@ PAGE = """<!DOCTYPE html>
 CSS = """
 :root { color-scheme: light; }
 body { margin: 0; background: #f6f7f9; color: #1d2430;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif; }
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial,
+  sans-serif; }
 main { max-width: 1020px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .4em; letter-spacing: -.01em; }
 h2 { font-size: 1.15rem; margin: 0 0 .7em; }
@@ -387,14 +407,16 @@ figcaption { margin-top: 12px; max-width: 78ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 9px 12px; text-align: right; border-bottom: 1px solid #e9ecf1; white-space: nowrap; }
-thead th { font-size: .88rem; font-weight: 600; line-height: 1.3; vertical-align: bottom; border-bottom: 2px solid #c9ced6; }
+thead th { font-size: .88rem; font-weight: 600; line-height: 1.3; vertical-align: bottom;
+  border-bottom: 2px solid #c9ced6; }
 thead small { color: #6b7280; font-weight: 400; }
 tbody th { text-align: left; font-weight: 500; }
 tr.trained { background: #eef5fb; }
 tr.trained th { color: #0b66b2; font-weight: 650; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 18px; margin: 0 0 1em; }
 dt { color: #6b7280; } dd { margin: 0; min-width: 0; }
-code, pre { font: 13px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+code, pre { font: 13px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  overflow-wrap: anywhere; }
 pre { background: #f6f7f9; border-radius: 6px; padding: 12px 14px; overflow-x: auto; white-space: pre-wrap; }
 details { margin-top: .6em; } summary { cursor: pointer; font-weight: 600; }
 """
@@ -468,7 +490,8 @@ def _principal(tokens: np.ndarray) -> np.ndarray:
   with threadpool_limits(1, user_api="blas"):       # see collapse.py
     _, vectors = np.linalg.eigh(flat.T @ flat)
   axes = vectors[:, ::-1][:, :3]
-  axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])     # an eigenvector's sign is arbitrary
+  # An eigenvector's sign is arbitrary: its largest entry is made positive.
+  axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
   y = np.pad(flat @ axes, ((0, 0), (0, 3 - axes.shape[1])))
   low, high = np.percentile(y, [2, 98], axis=0)
   y = (y - low) / np.maximum(high - low, 1e-12)
@@ -508,7 +531,8 @@ def _points(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row], metric:
 
 
 def _labels(by: Mapping[tuple[str, str], F.Row]) -> str:
-  return next((f"{r['protocol'].get('settings', {}).get('labels', 10)} labels" for (_, m), r in by.items() if m == "lowshot"), "10 labels")
+  settings = [r["protocol"].get("settings", {}) for (_, metric), r in by.items() if metric == "lowshot"]
+  return f"{settings[0].get('labels', 10) if settings else 10} labels"
 
 
 def _median(y: np.ndarray) -> np.ndarray:

@@ -22,15 +22,19 @@ from jepa.evals import collapse, features as F, knn, linear
 PIXELS, UNTRAINED, TRAINED = "raw pixels", "untrained encoder", "trained encoder"
 ROWS = (PIXELS, UNTRAINED, TRAINED)
 
-EVALUATORS = {"linear": linear.probe, "lowshot": linear.lowshot, "knn": knn.evaluate, "collapse": collapse.evaluate}
+EVALUATORS = {"linear": linear.probe, "lowshot": linear.lowshot, "knn": knn.evaluate,
+              "collapse": collapse.evaluate}
 LABELLED = {"linear", "lowshot", "knn"}         # the others need no labels
 
 # Columns of the table: metric, two lines of title, how to write a value.
-COLUMNS = (("linear", "linear probe", "(all labels)", "percent"), ("lowshot", "linear probe", "(10 labels a class)", "percent"),
-           ("knn", "kNN", "", "percent"), ("rankme", "RankMe", "", "number"), ("std", "mean feature", "std", "number"))
+COLUMNS = (("linear", "linear probe", "(all labels)", "percent"),
+           ("lowshot", "linear probe", "(10 labels a class)", "percent"),
+           ("knn", "kNN", "", "percent"), ("rankme", "RankMe", "", "number"),
+           ("std", "mean feature", "std", "number"))
 
-# Differences between two runs that leave their numbers comparable: what a seed is, when and where it ran, what came out.
-FREE = {"seed", "eval_seed", "seeds", "step", "path", "paths", "workdir", "checkpoint", "outcome", "git", "time", "hardware"}
+# Differences between two runs that leave their numbers comparable: seeds, when and where it ran, the outcome.
+FREE = {"seed", "eval_seed", "seeds", "step", "path", "paths", "workdir", "checkpoint", "outcome",
+        "git", "time", "hardware"}
 
 
 def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, seed: int,
@@ -56,8 +60,8 @@ def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, se
   for row, features in features_by_row.items():
     F.check(features, row=row)
     if not (np.array_equal(features.train_y, base.train_y) and np.array_equal(features.test_y, base.test_y)):
-      raise ValueError(f"{row}: its labels differ from those of {next(iter(features_by_row))}; rows of one table must "
-                       "hold the same examples in the same order")
+      raise ValueError(f"{row}: its labels differ from those of {next(iter(features_by_row))}; rows of one "
+                       "table must hold the same examples in the same order")
   rows = []
   for row, features in features_by_row.items():
     own = protocol.get(row, {}) if set(features_by_row) & set(protocol) else protocol
@@ -119,7 +123,8 @@ def cells(rows: Sequence[F.Row]) -> tuple[list[tuple[str, str]], list[tuple[str,
   lines = []
   for name in names:
     found = [by.get((name, metric)) for metric, *_ in COLUMNS]
-    lines.append((name, [_cell(r, kind) for r, (*_, kind) in zip(found, COLUMNS)], [r and r["mean"] for r in found]))
+    lines.append((name, [_cell(r, kind) for r, (*_, kind) in zip(found, COLUMNS)],
+                  [r and r["mean"] for r in found]))
   return titles, lines
 
 
@@ -158,7 +163,8 @@ def load(path: str | os.PathLike) -> list[F.Row]:
     return []
   try:
     rows = json.loads(path.read_text())
-    if not isinstance(rows, list) or any(not {"row", "metric", "mean", "sd", "seeds", "protocol"} <= set(r) for r in rows):
+    keys = {"row", "metric", "mean", "sd", "seeds", "protocol"}
+    if not isinstance(rows, list) or any(not keys <= set(r) for r in rows):
       raise ValueError("not a list of {row, metric, mean, sd, seeds, protocol}")
   except (ValueError, TypeError) as error:
     raise ValueError(f"{path} is not a results file ({error}); move it away and evaluate again") from error
@@ -209,20 +215,22 @@ def combine(runs: Sequence[Sequence[F.Row]]) -> list[F.Row]:
   for at in dict.fromkeys(at for t in tables for at in t):
     missing = [i for i, t in enumerate(tables) if at not in t]
     if missing:
-      raise ValueError(f"run {missing[0] + 1} of {len(runs)} has no {at[1]!r} of {at[0]!r}: a mean over some of the runs "
-                       "would not be comparable; evaluate it first")
+      raise ValueError(f"run {missing[0] + 1} of {len(runs)} has no {at[1]!r} of {at[0]!r}: a mean over some of "
+                       "the runs would not be comparable; evaluate it first")
     found = [t[at] for t in tables]
     first = _conditions(found[0]["protocol"])
     for i, other in enumerate(found[1:], 2):
       for path, a, b in _differences(first, _conditions(other["protocol"])):
-        raise ValueError(f"{at[1]!r} of {at[0]!r}: protocols of run 1 and run {i} differ in {path}: {a!r} and {b!r}; "
-                         "only runs that differ in seeds, steps and paths can be averaged")
+        raise ValueError(f"{at[1]!r} of {at[0]!r}: protocols of run 1 and run {i} differ in {path}: {a!r} "
+                         f"and {b!r}; only runs that differ in seeds, steps and paths can be averaged")
     steps = {r["protocol"].get("step") for r in found}
     if len(steps) > 1 and at[0] == TRAINED:
-      logging.warning("%s of %s: the runs were evaluated at different steps %s", at[1], at[0], sorted(map(str, steps)))
+      logging.warning("%s of %s: the runs were evaluated at different steps %s", at[1], at[0],
+                      sorted(map(str, steps)))
     seeds = [r["protocol"].get("seed") for r in found]
     if at[0] == TRAINED and None not in seeds and len(set(seeds)) < len(seeds):
-      logging.warning("%s of %s: training seeds repeat %s, so these are not independent runs", at[1], at[0], seeds)
+      logging.warning("%s of %s: training seeds repeat %s, so these are not independent runs", at[1], at[0],
+                      seeds)
     record = first | {"seed": seeds, "step": found[0]["protocol"].get("step"), "over": "runs"}
     combined.append(F.result(at[0], at[1], [r["mean"] for r in found], record))
   return combined
