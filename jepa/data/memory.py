@@ -65,7 +65,7 @@ class Reader:
   def _note(self, i: int, error: Exception) -> None:
     if i in self.bad:
       return
-    self.bad[i] = f"{type(error).__name__}: {error}"
+    self.bad[i] = f"{type(error).__name__}: {str(error).partition(' <_io')[0]}"     # Pillow names the buffer, not the file
     if len(self.bad) <= _NAMED:
       logging.warning("unreadable: %s (%s)", self._name(i), self.bad[i])
     elif len(self.bad) & (len(self.bad) - 1) == 0:

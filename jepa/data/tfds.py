@@ -42,7 +42,7 @@ def tfds(split: str, *, name: str, data_dir: str = "", size: int | None = None, 
   try:
     records = builder.as_data_source(split=split, decoders={image: tfds_lib.decode.SkipDecoding()})
   except ValueError as error:
-    raise ValueError(f"{info.full_name}: {error}. Splits: {', '.join(info.splits)}; slices such as train[:10%] work too") from error
+    raise ValueError(f"{info.full_name}: {str(error).rstrip('.')}. Splits: {', '.join(info.splits)}; slices such as train[:10%] work too") from error
   if not len(records):
     raise ValueError(f"{info.full_name}: split {split!r} is empty")
 

@@ -1,0 +1,222 @@
+"""From a source to batches on the device: streams for training, ordered batches for evaluation, device put, prefetch.
+
+Both training streams yield the rows that `jepa.data.order` says: one gathers whole batches from arrays in memory, the other
+decodes with Grain in threads or worker processes. Their only state is the step.
+
+Shape letters: B global batch, b rows of this process, N examples, H W C image.
+"""
+from collections.abc import Callable, Iterator, Mapping
+import concurrent.futures
+import functools
+from typing import Any
+
+from absl import flags, logging
+import numpy as np
+
+from jepa.data import order as orders
+from jepa.data.memory import THREADS, Example, Source
+from jepa.data.order import Order
+from jepa.data.prefetch import Prefetch
+
+Batch = dict[str, np.ndarray]       # "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]
+
+_KEYS = ("image", "label", "index")
+_ENDLESS = 2**40                    # batches; Grain wants a length
+_NAMED = 5                          # replacements logged one by one before only their number is
+
+
+def train(source: Source, *, batch: int, seed: int, workers: int = 0, in_memory: bool | None = None, process: int | None = None,
+          processes: int | None = None) -> "InMemory | Decoded":
+  """An endless iterator of this process's rows of the global batches; a function of (seed, step, process) only.
+
+  It has get_state() and set_state(state) (JSON-able; any number of processes and workers can go on from it), `step` and close().
+
+  Args:
+    batch: global batch size.
+    workers: processes that decode; 0 decodes in threads of this one. Changes nothing but the speed.
+    in_memory: gather from `source.arrays`; None: where there are some.
+    process, processes: which slice of the global batch is ours; those of jax by default.
+
+  Raises:
+    ValueError: the batch does not split, the source is empty, workers < 0, or in_memory without arrays.
+  """
+  if process is None or processes is None:
+    import jax
+    process = jax.process_index() if process is None else process
+    processes = jax.process_count() if processes is None else processes
+  order = orders.make(length=source.length, batch=batch, seed=seed, process=process, processes=processes)
+  if workers < 0:
+    raise ValueError(f"workers = {workers}: must not be negative (config.data.workers)")
+  if in_memory and source.arrays is None:
+    raise ValueError(f"in_memory: {source.describe} is not in memory; load it with in_memory=True (config.data.args.in_memory)")
+  if in_memory or (in_memory is None and source.arrays is not None):
+    return InMemory(source, order)
+  return Decoded(source, order, workers)
+
+
+class InMemory:
+  """Whole batches gathered from stacked arrays. `step`: batches produced."""
+
+  def __init__(self, source: Source, order: Order):
+    self.step, self._arrays, self._order = 0, source.arrays, order
+
+  def __iter__(self) -> "InMemory":
+    return self
+
+  def __next__(self) -> Batch:
+    rows = orders.rows(self._order, self.step)
+    self.step += 1
+    return {k: np.take(v, rows, axis=0) for k, v in self._arrays.items()}
+
+  def get_state(self) -> dict[str, int]:
+    return orders.state(self._order, self.step)
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    self.step = orders.step_of(self._order, state)
+
+  def close(self) -> None:
+    """Nothing to release."""
+
+
+class Decoded:
+  """Batches decoded by Grain. `step`: batches produced; `replaced`: unreadable examples met since the start of this object.
+
+  An unreadable example is replaced by the next readable one of the source, whose index the batch then shows.
+  """
+
+  def __init__(self, source: Source, order: Order, workers: int):
+    self.step, self.replaced = 0, 0
+    self._source, self._order, self._workers, self._batches = source, order, workers, None
+
+  def __iter__(self) -> "Decoded":
+    return self
+
+  def __next__(self) -> Batch:
+    if self._batches is None:
+      self._batches = self._open()
+    batch = next(self._batches)
+    self.step += 1
+    self._tell(batch["instead_of"], batch["index"])
+    return {k: batch[k] for k in _KEYS}
+
+  def get_state(self) -> dict[str, int]:
+    return orders.state(self._order, self.step)
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    step = orders.step_of(self._order, state)
+    self.close()
+    self.step = step
+
+  def close(self) -> None:
+    """Ends threads and worker processes; the next `next` starts them again."""
+    if self._batches is not None:
+      self._batches.close()
+      self._batches = None
+
+  def _open(self):
+    """A Grain iterator from this step on. Grain's own state is not used: it depends on the number of workers."""
+    import grain
+    loader = functools.partial(_load, self._source.get, self._order)
+    batches = grain.MapDataset.range(self.step, _ENDLESS).map(loader)
+    threads = 1 if self._workers else THREADS
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    if self._workers:
+      if not flags.FLAGS.is_parsed():               # Grain reads absl flags when it starts workers, also where nobody uses absl
+        flags.FLAGS.mark_as_parsed()
+      batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2))
+    return iter(batches)
+
+  def _tell(self, instead_of: np.ndarray, index: np.ndarray) -> None:
+    for row in np.flatnonzero(instead_of >= 0):
+      self.replaced += 1
+      if self.replaced <= _NAMED:
+        logging.warning("step %d: example %d is unreadable, replaced by %d", self.step, instead_of[row], index[row])
+      elif self.replaced & (self.replaced - 1) == 0:
+        logging.warning("step %d: %d unreadable examples replaced so far", self.step, self.replaced)
+
+
+def _load(get: Callable[[int], Example | None], order: Order, step: int) -> Batch:
+  """The batch of `step`, and in "instead_of" int32 [b] the index that each row should have had, -1 where it has it."""
+  rows = orders.rows(order, step)
+  examples = [_readable(get, int(i), order.length) for i in rows]
+  batch = {k: np.stack([e[k] for _, e in examples]) for k in _KEYS}
+  return batch | {"instead_of": np.array([i if skipped else -1 for i, (skipped, _) in zip(rows, examples)], np.int32)}
+
+
+def _readable(get: Callable[[int], Example | None], i: int, length: int) -> tuple[int, Example]:
+  """(number of unreadable examples passed over, the first readable one from i on, going round)."""
+  for skipped in range(length):
+    if (example := get((i + skipped) % length)) is not None:
+      return skipped, example
+  raise ValueError(f"none of the {length} examples of the source is readable")
+
+
+def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
+  """Every readable example once and in order: (batch of exactly `batch` rows, how many of them are valid).
+
+  Padding is image 0, label -1, index -1, at the end of the last batch. Unreadable examples are left out and their number is logged. Every process
+  sees all of it.
+
+  Raises:
+    ValueError: batch < 1.
+  """
+  if batch < 1:
+    raise ValueError(f"an evaluation batch of {batch}: must be positive (config.eval.batch)")
+  return _from_arrays(source, batch) if source.arrays is not None else _from_reader(source, batch)
+
+
+def _from_arrays(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
+  for start in range(0, source.length, batch):
+    yield _padded({k: v[start:start + batch] for k, v in source.arrays.items()}, batch)
+
+
+def _from_reader(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
+  waiting, bad = [], 0
+  chunks = [range(start, min(start + batch, source.length)) for start in range(0, source.length, batch)]
+  pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+  try:
+    read = lambda chunk: [pool.submit(source.get, i) for i in chunk]
+    ahead = read(chunks[0]) if chunks else []
+    for k in range(len(chunks)):
+      now, ahead = ahead, read(chunks[k + 1]) if k + 1 < len(chunks) else []
+      examples = [future.result() for future in now]
+      good = [e for e in examples if e is not None]
+      bad += len(examples) - len(good)
+      waiting += good
+      if len(waiting) >= batch:
+        yield _padded(_stacked(waiting[:batch]), batch)
+        waiting = waiting[batch:]
+    if waiting:
+      yield _padded(_stacked(waiting), batch)
+    if bad:
+      logging.warning("%s: left out %d of %d examples, unreadable", source.describe, bad, source.length)
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _stacked(examples: list[Example]) -> Batch:
+  return {k: np.stack([e[k] for e in examples]) for k in _KEYS}
+
+
+def _padded(rows: Mapping[str, np.ndarray], batch: int) -> tuple[Batch, int]:
+  valid = len(rows["label"])
+  if valid == batch:
+    return dict(rows), valid
+  fill = {"image": 0, "label": -1, "index": -1}
+  return {k: np.concatenate([v, np.full((batch - valid, *v.shape[1:]), fill[k], v.dtype)]) for k, v in rows.items()}, valid
+
+
+def put(batch: Mapping[str, np.ndarray], sharding) -> dict[str, Any]:
+  """This process's rows [b ...] of every leaf as its part of a global jax.Array [B ...], B = b * number of processes.
+
+  Args:
+    sharding: a jax.sharding.Sharding that splits the first axis.
+  """
+  import jax
+  count = jax.process_count()
+  return {k: jax.make_array_from_process_local_data(sharding, v, (len(v) * count, *v.shape[1:])) for k, v in batch.items()}
+
+
+def prefetch(iterator: Iterator, put: Callable[[Any], Any], depth: int = 2) -> Prefetch:
+  """`put` of the iterator's items, prepared `depth` ahead in a thread; see `Prefetch` for positions, `waited` and `close`."""
+  return Prefetch(iterator, put, depth)

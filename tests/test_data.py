@@ -1,0 +1,537 @@
+"""Sources and pipelines: what is in a split, what is in a batch, and where the next one starts."""
+import io
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+from absl import logging
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from PIL import Image
+import pytest
+
+from jepa.data import memory, order, pipeline, sources, splits
+
+ROOT = pathlib.Path(__file__).parents[1]
+TFDS = pathlib.Path(os.environ.get("JEPA_DATA_DIR") or ROOT.parent / "shared" / "data" / "tfds")
+needs_tfds = pytest.mark.skipif(not (TFDS / "cifar10").is_dir(), reason=f"no cifar10 in {TFDS}; set JEPA_DATA_DIR to a TFDS folder that has it")
+
+
+def take(iterator, n):
+  return list(itertools.islice(iterator, n))
+
+
+def indices(batches):
+  return [b["index"].tolist() for b in batches]
+
+
+def same(a, b):
+  return len(a) == len(b) and all(x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) and x[k].dtype == y[k].dtype for k in x)
+                                  for x, y in zip(a, b))
+
+
+def stream(source, batch=16, seed=0, process=0, processes=1, **kwargs):
+  return pipeline.train(source, batch=batch, seed=seed, process=process, processes=processes, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def small():
+  return sources.load("synthetic", "train", n=50, size=8)
+
+
+@pytest.fixture
+def warned(monkeypatch):
+  lines = []
+  monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
+  return lines
+
+
+def encoded(value, kind="PNG", size=(12, 10), mode="RGB"):
+  out = io.BytesIO()
+  Image.new(mode, size, value).save(out, kind)
+  return out.getvalue()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Two classes of 20, three files of 40 broken in three ways, and files that are no images."""
+  for name, level in (("cat", 50), ("dog", 200)):
+    (tmp_path / name).mkdir()
+    for i in range(20):
+      kind = ("png", "jpeg", "webp", "bmp")[i % 4]
+      (tmp_path / name / f"{i:02}.{kind}").write_bytes(encoded((level,) * 3, kind.upper()))
+  (tmp_path / "cat" / "01.jpeg").write_bytes(encoded((50,) * 3, "JPEG", (64, 64))[:-300])
+  (tmp_path / "cat" / "04.png").write_text("this is text")
+  (tmp_path / "dog" / "08.png").write_bytes(b"")
+  (tmp_path / "labels.csv").write_text("a,b")
+  (tmp_path / "dog" / ".hidden.png").write_bytes(b"")
+  return tmp_path
+
+
+# ---- order
+
+
+def test_every_epoch_is_a_new_permutation_and_nothing_is_dropped(small):
+  flat = np.concatenate([b["index"] for b in take(stream(small), 25)])      # 400 rows, 8 epochs of 50; batches straddle epochs
+  epochs = flat.reshape(8, 50)
+  assert (np.sort(epochs, 1) == np.arange(50)).all()
+  assert len({tuple(e) for e in epochs}) == 8
+
+
+def test_stream_depends_on_the_seed_only(small):
+  a, b, c = (take(stream(small, seed=s), 6) for s in (3, 3, 4))
+  assert same(a, b) and indices(a) != indices(c)
+  assert a[0]["image"].dtype == np.uint8 and a[0]["label"].dtype == a[0]["index"].dtype == np.int32
+  assert np.array_equal(a[0]["image"], small.arrays["image"][a[0]["index"]])
+
+
+def test_order_is_what_it_always_was():
+  """Changing these numbers breaks the resume of every checkpoint in the world."""
+  assert order.permutation(10, 0, 0).tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5, 9]
+  assert order.permutation(10, 1, 2).tolist() == [5, 6, 9, 3, 2, 1, 0, 8, 4, 7]
+
+
+def test_a_batch_may_be_larger_than_the_source(small):
+  batch = next(stream(small, batch=128))
+  counts = np.bincount(batch["index"], minlength=50)
+  assert counts.sum() == 128 and counts.min() >= 2 and counts.max() <= 3
+
+
+@pytest.mark.parametrize("in_memory", (True, False))
+def test_the_global_batch_does_not_depend_on_the_number_of_processes(small, in_memory):
+  whole = take(stream(small), 5)
+  for count in (2, 4):
+    parts = [take(stream(small, process=p, processes=count, in_memory=in_memory), 5) for p in range(count)]
+    assert same(whole, [{k: np.concatenate([part[k] for part in step]) for k in step[0]} for step in zip(*parts)])
+
+
+def test_grain_path_equals_fast_path(small):
+  reader = stream(small, in_memory=False)
+  assert isinstance(reader, pipeline.Decoded) and isinstance(stream(small), pipeline.InMemory)
+  assert same(take(stream(small), 8), take(reader, 8))
+  reader.close()
+
+
+def test_worker_processes_change_nothing(small):
+  reader = stream(small, in_memory=False, workers=2)
+  reader.set_state(order.state(order.make(length=50, batch=16, seed=0), 3))
+  assert same(take(stream(small), 8)[3:], take(reader, 5))
+  reader.close()
+
+
+@pytest.mark.parametrize("kwargs, text", (({"processes": 3, "batch": 16}, "multiple of 3"), ({"seed": -1}, "negative"),
+                                          ({"workers": -1}, "workers"), ({"process": 2, "processes": 2}, "process 2")))
+def test_bad_streams_are_refused(small, kwargs, text):
+  with pytest.raises(ValueError, match=text):
+    stream(small, **kwargs)
+  with pytest.raises(ValueError, match="not in memory"):
+    stream(small._replace(arrays=None), in_memory=True)
+
+
+# ---- position
+
+
+@pytest.mark.parametrize("in_memory", (True, False))
+def test_resume_continues_exactly_under_another_process_count(small, in_memory):
+  full = take(stream(small), 9)
+  first = stream(small, process=1, processes=2, in_memory=in_memory)
+  take(first, 4)
+  saved = json.loads(json.dumps(first.get_state()))
+  again = stream(small, in_memory=not in_memory)
+  next(again)
+  again.set_state(saved)
+  assert same(full[4:], take(again, 5)) and again.get_state()["step"] == 9
+  for it in (first, again):
+    it.close()
+
+
+def test_a_position_of_another_stream_is_refused(small):
+  saved = stream(small).get_state()
+  for change in ({"seed": 7}, {"batch": 32}, {"length": 51}):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} {next(iter(change.values()))}"):
+      stream(small).set_state(saved | change)
+  with pytest.raises(ValueError, match="missing"):
+    stream(small).set_state({"step": 3})
+
+
+@pytest.mark.parametrize("in_memory", (True, False))
+def test_prefetch_position_counts_what_was_consumed(small, in_memory):
+  full = take(stream(small), 10)
+  with pipeline.prefetch(stream(small, in_memory=in_memory), dict, depth=3) as ahead:
+    assert ahead.get_state()["step"] == 0
+    assert same(full[:4], take(ahead, 4))
+    time.sleep(0.1)                           # let it run ahead
+    saved = json.loads(json.dumps(ahead.get_state()))
+    assert saved["step"] == 4
+    assert same(full[4:6], take(ahead, 2))
+    ahead.set_state(saved)
+    assert same(full[4:7], take(ahead, 3))
+  with pipeline.prefetch(stream(small), dict) as resumed:
+    resumed.set_state(saved)
+    assert same(full[4:8], take(resumed, 4))
+
+
+# ---- prefetch
+
+
+class Numbers:
+  """An iterator with a position that fails at `fail`."""
+
+  def __init__(self, fail=None, end=10**9, pause=0.0):
+    self.i, self.fail, self.end, self.pause, self.closed = 0, fail, end, pause, False
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    time.sleep(self.pause)
+    if self.i == self.fail:
+      raise KeyError("broken")
+    if self.i == self.end:
+      raise StopIteration
+    self.i += 1
+    return self.i
+
+  def get_state(self):
+    return {"i": self.i}
+
+  def set_state(self, state):
+    self.i = state["i"]
+
+  def close(self):
+    self.closed = True
+
+
+def prefetching():
+  return [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_prefetch_raises_what_the_thread_met_in_its_turn():
+  numbers = Numbers(fail=3)
+  ahead = pipeline.prefetch(numbers, lambda x: x, depth=2)
+  assert take(ahead, 3) == [1, 2, 3]
+  for _ in range(2):
+    with pytest.raises(KeyError, match="broken"):
+      next(ahead)
+  ahead.close()
+  ahead.close()
+  assert numbers.closed and not prefetching()
+  with pytest.raises(ValueError, match="closed"):
+    next(ahead)
+  with pytest.raises(ValueError, match="depth"):
+    pipeline.prefetch(numbers, lambda x: x, depth=0)
+
+
+def test_prefetch_raises_what_put_raises():
+  def put(x):
+    raise OSError("no device")
+  with pipeline.prefetch(Numbers(), put) as ahead, pytest.raises(OSError, match="no device"):
+    next(ahead)
+
+
+def test_prefetch_ends_with_the_iterator_and_counts_waiting():
+  with pipeline.prefetch(Numbers(end=3, pause=0.05), lambda x: x) as ahead:
+    assert list(ahead) == [1, 2, 3] and 0.05 < ahead.waited < 5
+
+
+def test_prefetch_stops_with_the_object():
+  ahead = pipeline.prefetch(Numbers(), lambda x: x)
+  next(ahead)
+  assert prefetching()
+  del ahead
+  assert not prefetching()
+
+
+def test_prefetch_runs_only_so_far_ahead():
+  numbers = Numbers()
+  with pipeline.prefetch(numbers, lambda x: x, depth=3):
+    time.sleep(0.2)
+    assert numbers.i == 3
+
+
+def test_interpreter_exits_with_prefetch_running_and_sources_need_neither_jax_nor_tensorflow():
+  code = """
+import sys
+from jepa.data import sources, pipeline
+s = sources.load("mnist5k", "train[:5%]")
+assert not {"jax", "tensorflow", "tensorflow_datasets", "sklearn", "grain"} & set(sys.modules)
+ahead = pipeline.prefetch(pipeline.train(s, batch=8, seed=0, process=0, processes=1), dict)
+next(ahead)
+raise SystemExit(3)
+"""
+  done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+  assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_put_makes_global_arrays(small):
+  mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  sharding = NamedSharding(mesh, PartitionSpec("data"))
+  batch = next(stream(small))
+  on_device = pipeline.put(batch, sharding)
+  assert all(v.sharding == sharding and v.dtype == batch[k].dtype and np.array_equal(v, batch[k]) for k, v in on_device.items())
+
+
+# ---- evaluation
+
+
+@pytest.mark.parametrize("keep", (True, False))
+def test_epoch_is_ordered_and_padded(small, keep):
+  source = small if keep else small._replace(arrays=None)
+  batches = list(pipeline.epoch(source, batch=16))
+  assert [n for _, n in batches] == [16, 16, 16, 2]
+  assert all(b["image"].shape == (16, 8, 8, 3) for b, _ in batches)
+  assert np.concatenate([b["index"][:n] for b, n in batches]).tolist() == list(range(50))
+  last = batches[-1][0]
+  assert (last["label"][2:] == -1).all() and (last["index"][2:] == -1).all() and not last["image"][2:].any()
+
+
+def test_epoch_leaves_out_unreadable_examples(small, warned):
+  holey = small._replace(arrays=None, get=lambda i: None if i in (3, 17) else small.get(i))
+  batches = list(pipeline.epoch(holey, batch=16))
+  assert [n for _, n in batches] == [16, 16, 16]
+  assert np.concatenate([b["index"] for b, _ in batches]).tolist() == [i for i in range(50) if i not in (3, 17)]
+  assert any("left out 2 of 50" in line for line in warned)
+
+
+# ---- unreadable examples in training
+
+
+def test_unreadable_examples_are_replaced_by_the_next_readable(small, warned):
+  bad = {7, 8, 49}
+  holey = small._replace(arrays=None, get=lambda i: None if i in bad else small.get(i))
+  reader = stream(holey, batch=10)
+  got, expected = indices(take(reader, 5)), indices(take(stream(small, batch=10), 5))
+  instead = {7: 9, 8: 9, 49: 0}
+  assert got == [[instead.get(i, i) for i in row] for row in expected]
+  assert reader.replaced == 3 and len(warned) == 3 and any("example 49 is unreadable, replaced by 0" in line for line in warned)
+  reader.close()
+  dead = stream(small._replace(arrays=None, get=lambda i: None))
+  with pytest.raises(ValueError, match="none of the 50"):
+    next(dead)
+  dead.close()
+
+
+# ---- splits
+
+
+def test_splits():
+  parts = splits.holdout(np.repeat(np.arange(4), 25))
+  sizes = {s: len(splits.select(s, parts)) for s in ("train", "test", "all", "train[:10%]", "train[-10:]", "train[5:15]", "train+test")}
+  assert sizes == {"train": 80, "test": 20, "all": 100, "train[:10%]": 8, "train[-10:]": 10, "train[5:15]": 10, "train+test": 100}
+  a, b = splits.select("train[:30%]", parts), splits.select("train[30%:]", parts)
+  assert sorted([*a, *b]) == parts["train"].tolist()
+  tail, head = splits.select("train[-25%:]", parts), splits.select("train[:-25%]", parts)
+  assert len(tail) == 20 and sorted([*tail, *head]) == parts["train"].tolist()
+  for bad in ("trian", "train[", "train[a:b]", "", "train+train", "train[3:3]"):
+    with pytest.raises(ValueError, match="split"):
+      splits.select(bad, parts)
+
+
+def test_mnist5k_is_stratified_and_disjoint():
+  train, test, whole = (sources.load("mnist5k", s) for s in ("train", "test", "all"))
+  assert (train.length, test.length, train.shape, train.classes) == (4000, 1000, (28, 28, 1), 10)
+  assert np.bincount(train.arrays["label"]).tolist() == [400] * 10 and np.bincount(test.arrays["label"]).tolist() == [100] * 10
+  rows = lambda s: {im.tobytes() for im in s.arrays["image"]}
+  assert not rows(train) & rows(test) and rows(train) | rows(test) == rows(whole)
+  assert test.arrays["image"].max() == 255 and "mnist5k" in train.describe and "4000" in train.describe
+  example = test.get(5)
+  assert example["image"].dtype == np.uint8 and example["label"].dtype == np.int32 and example["index"] == 5
+
+
+def test_digits_and_synthetic():
+  train, test = (sources.load("digits", s) for s in ("train", "test"))
+  assert train.length + test.length == 1797 and train.shape == (8, 8, 1) and train.arrays["image"].max() == 255
+  make = lambda split: sources.load("synthetic", split, n=200, size=8, channels=1, classes=3)
+  train, test = make("train"), make("test")
+  assert (train.length, test.length, train.shape, train.classes) == (200, 50, (8, 8, 1), 3)
+  assert np.array_equal(train.arrays["image"], make("train").arrays["image"])
+  means = np.stack([train.arrays["image"][train.arrays["label"] == c].mean(0) for c in range(3)])
+  guess = ((test.arrays["image"][:, None] - means[None]) ** 2).sum((2, 3, 4)).argmin(1)
+  assert (guess == test.arrays["label"]).mean() > 0.9
+
+
+@pytest.mark.parametrize("name, args, text", (("minst5k", {}, "did you mean 'mnist5k'"), ("folder", {"pth": 1}, "did you mean 'path'"),
+                                              ("folder", {"path": "x"}, "needs size"), ("mnist5k", {"size": 3}, "no argument")))
+def test_a_typo_is_told(name, args, text):
+  with pytest.raises(ValueError, match=text):
+    sources.load(name, "train", **args)
+
+
+# ---- folders
+
+
+def test_folder_skips_broken_files_and_names_them(pictures, warned):
+  source = sources.load("folder", "all", path=str(pictures), size=8, max_bad=0.1)
+  assert (source.length, source.classes, source.shape) == (37, 2, (8, 8, 3))
+  assert np.bincount(source.arrays["label"]).tolist() == [18, 19]
+  assert abs(source.arrays["image"].astype(int) - np.where(source.arrays["label"] == 0, 50, 200)[:, None, None, None]).max() <= 3
+  assert all(any(name in line for line in warned) for name in ("01.jpeg", "04.png", "08.png"))
+  assert any("skipped 3 of 40" in line for line in warned)
+
+
+def test_folder_on_disk_equals_folder_in_memory(pictures, warned):
+  load = lambda **kwargs: sources.load("folder", "all", path=str(pictures), size=8, max_bad=0.1, **kwargs)
+  disk, ram = load(in_memory=False), load(in_memory=True)
+  assert disk.arrays is None and disk.length == ram.length
+  reader = stream(disk, batch=8)
+  assert same(take(reader, 6), take(stream(ram, batch=8), 6))
+  reader.close()
+  unchecked = load(in_memory=False, check=1)            # the rest is found out while reading
+  assert unchecked.length == 40 and sum(unchecked.get(i) is None for i in range(40)) == 3
+
+
+def test_folder_refuses_too_many_broken_files(pictures, warned):
+  with pytest.raises(ValueError, match=r"unreadable, more than max_bad = 0.01.*(01.jpeg|04.png|08.png)"):
+    sources.load("folder", "all", path=str(pictures), size=8)
+  (pictures / "cat" / "01.jpeg").unlink()
+  (pictures / "cat" / "04.png").unlink()
+  assert sources.load("folder", "all", path=str(pictures), size=8).length == 37       # one is always allowed
+  lazy = sources.load("folder", "all", path=str(pictures), size=8, in_memory=False)
+  for i in range(3):
+    (pictures / "dog" / f"{i:02}.{('png', 'jpeg', 'webp')[i]}").write_bytes(b"gone")
+  with pytest.raises(ValueError, match="more than max_bad"):
+    [lazy.get(i) for i in range(lazy.length)]
+
+
+def test_folder_splits(tmp_path, pictures):
+  load = lambda split, path=pictures: sources.load("folder", split, path=str(path), size=8)
+  for broken in ("cat/01.jpeg", "cat/04.png", "dog/08.png"):
+    (pictures / broken).write_bytes(encoded((0, 0, 0)))
+  assert [np.bincount(load(s).arrays["label"]).tolist() for s in ("train", "test")] == [[16, 16], [4, 4]]
+  root = tmp_path / "named"
+  for split, n in (("train", 3), ("val", 2)):
+    for c in ("a", "b"):
+      (root / split / c).mkdir(parents=True)
+      for i in range(n):
+        (root / split / c / f"{i}.png").write_bytes(encoded((i, 0, 0)))
+  assert [load(s, root).length for s in ("train", "test", "val", "all", "train+test")] == [6, 4, 4, 10, 10]
+  (root / "val" / "z").mkdir()
+  (root / "val" / "z" / "0.png").write_bytes(encoded((0, 0, 0)))
+  with pytest.raises(ValueError, match="holds z"):
+    load("test", root)
+
+
+def test_flat_folder_is_unlabelled(tmp_path):
+  for i in range(10):
+    (tmp_path / f"{i}.png").write_bytes(encoded((i,) * 3))
+  source = sources.load("folder", "train", path=str(tmp_path), size=4, channels=1)
+  assert (source.length, source.classes, source.shape) == (8, 0, (4, 4, 1)) and (source.arrays["label"] == -1).all()
+  (tmp_path / "cat").mkdir()
+  (tmp_path / "cat" / "0.png").write_bytes(encoded((0, 0, 0)))
+  with pytest.raises(ValueError, match="in none of the class folders"):
+    sources.load("folder", "train", path=str(tmp_path), size=4)
+
+
+def test_folder_that_is_missing_or_empty(tmp_path):
+  with pytest.raises(FileNotFoundError, match="does not exist; set config.data.args.path"):
+    sources.load("folder", "train", path=str(tmp_path / "no"), size=8)
+  with pytest.raises(ValueError, match="no images in"):
+    sources.load("folder", "train", path=str(tmp_path), size=8)
+
+
+def test_decode():
+  from jepa.data import images
+  wide = np.zeros((10, 30, 3), np.uint8)
+  wide[:, 10:20] = 255                                              # the centre square is white
+  out = io.BytesIO()
+  Image.fromarray(wide).save(out, "PNG")
+  assert (images.decode(out.getvalue(), size=10, channels=3) == 255).all()
+  assert np.array_equal(images.decode(out.getvalue(), size=None, channels=3), wide)
+  assert images.decode(encoded((90, 90, 90), "JPEG", (301, 400)), size=32, channels=3).shape == (32, 32, 3)
+  assert (images.decode(encoded((0, 0, 0, 0), mode="RGBA"), size=4, channels=3) == 255).all()
+  assert (images.decode(encoded(200 << 8, mode="I;16"), size=4, channels=1) == 200).all()
+  assert images.decode(encoded(7, mode="L"), size=4, channels=3).shape == (4, 4, 3)
+
+
+# ---- arrays
+
+
+def test_arrays(tmp_path):
+  rng = np.random.default_rng(0)
+  image, label = rng.integers(0, 256, (50, 6, 6, 3), dtype=np.uint8), np.arange(50) % 5
+  np.savez(tmp_path / "a.npz", image=image, label=label)
+  np.savez(tmp_path / "b.npz", x_train=image[:40], y_train=label[:40], x_test=image[40:], y_test=label[40:])
+  np.save(tmp_path / "c.npy", (image[..., 0] / 255).astype(np.float32))
+  np.save(tmp_path / "d.npy", label)
+  load = lambda split, file, **kwargs: sources.load("npz", split, path=str(tmp_path / file), **kwargs)
+  train, test = load("train", "a.npz"), load("test", "a.npz")
+  assert (train.length, test.length, train.classes) == (40, 10, 5) and np.bincount(test.arrays["label"]).tolist() == [2] * 5
+  assert np.array_equal(load("test", "b.npz").arrays["image"], image[40:])
+  grey = load("all", "c.npy")
+  assert grey.classes == 0 and np.array_equal(grey.arrays["image"], image[..., :1])          # floats in [0, 1] come back exactly
+  assert np.array_equal(load("all", "c.npy", labels=str(tmp_path / "d.npy")).arrays["label"], label)
+
+
+@pytest.mark.parametrize("arrays, text", (
+    ({"image": np.full((4, 6, 6), 2.0)}, r"floats must lie in \[0, 1\]"), ({"image": np.full((4, 6, 6), np.nan)}, "floats must lie"),
+    ({"image": np.full((4, 6, 6), 300)}, r"integers in 0\.\.255"), ({"image": np.zeros((4, 3, 6, 6), np.uint8)}, "channels last"),
+    ({"image": np.zeros((0, 6, 6), np.uint8)}, "N > 0"), ({"data": np.zeros(3)}, "expected image"),
+    ({"image": np.zeros((4, 6, 6), np.uint8), "label": np.zeros(3, int)}, "expected 4 integers"),
+    ({"image": np.zeros((4, 6, 6), np.uint8), "label": np.full(4, -2)}, "expected 4 integers")))
+def test_arrays_that_do_not_fit(tmp_path, arrays, text):
+  np.savez(tmp_path / "x.npz", **arrays)
+  with pytest.raises(ValueError, match=text):
+    sources.load("arrays", "train", path=str(tmp_path / "x.npz"))
+
+
+def test_nothing_is_unpickled(tmp_path):
+  class Bomb:
+    def __reduce__(self):
+      return os.mkdir, (str(tmp_path / "exploded"),)
+  objects = np.array([Bomb()], dtype=object)
+  np.savez(tmp_path / "x.npz", image=objects)
+  np.save(tmp_path / "x.npy", objects)
+  (tmp_path / "raw.npy").write_bytes(objects.dumps())
+  (tmp_path / "text.npz").write_text("no archive")
+  for file in ("x.npz", "x.npy", "raw.npy", "text.npz"):
+    with pytest.raises(ValueError, match="refused"):
+      sources.load("arrays", "train", path=str(tmp_path / file))
+  assert not (tmp_path / "exploded").exists()
+  with pytest.raises(FileNotFoundError, match="does not exist"):
+    sources.load("arrays", "train", path=str(tmp_path / "no.npz"))
+
+
+# ---- TFDS
+
+
+@needs_tfds
+def test_tfds_reads_without_tensorflow():
+  code = f"""
+import sys
+import numpy as np
+from jepa.data import sources
+load = lambda **kwargs: sources.load("tfds", "train[:300]", name="cifar10", data_dir={str(TFDS)!r}, **kwargs)
+disk, ram = load(in_memory=False), load()
+assert (disk.length, disk.classes, disk.shape, disk.arrays) == (300, 10, (32, 32, 3), None), disk
+assert ram.arrays["image"].dtype == np.uint8
+for i in (0, 7, 299):
+  a, b = disk.get(i), ram.get(i)
+  assert all(np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+assert load(size=16).shape == (16, 16, 3)
+assert sources.load("tfds", "test", name="cifar10:3.0.2", data_dir={str(TFDS)!r}, in_memory=False).length == 10000
+assert "tensorflow" not in sys.modules and "jax" not in sys.modules
+print(disk.describe)
+"""
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip() == "tfds cifar10/3.0.2, train[:300], 300 images 32x32x3, 10 classes"
+
+
+def test_tfds_says_what_is_missing_and_downloads_nothing(tmp_path, monkeypatch):
+  load = lambda: sources.load("tfds", "train", name="cifar10", data_dir=str(tmp_path / "data"))
+  with pytest.raises(FileNotFoundError, match="does not exist; set config.data.args.data_dir.*tfds build cifar10"):
+    load()
+  (tmp_path / "data" / "mnist").mkdir(parents=True)
+  with pytest.raises(FileNotFoundError, match="data sets there: mnist.*tfds build cifar10 --file_format=array_record"):
+    load()
+  assert [p.name for p in tmp_path.rglob("*")] == ["data", "mnist"]
+  from jepa.data import tfds
+  monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: None if name == "array_record" else name)
+  with pytest.raises(ImportError, match="pip install array_record"):
+    load()
