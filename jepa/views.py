@@ -30,17 +30,19 @@ def standardise(image: jax.Array, mean: float | Sequence[float], std: float | Se
 
 
 def affine_views(*, count: int = 2, rotate: float = 20.0, scale: Sequence[float] = (0.8, 1.2), shear: float = 10.0,
-                 translate: float = 0.1, noise: float = 0.0, erase: float = 0.0) -> Recipe:
+                 translate: float = 0.1, elastic: float = 0.0, thickness: float = 0.0, noise: float = 0.0,
+                 erase: float = 0.0) -> Recipe:
   """`count` random affine views.
 
   Args:
-    rotate, shear: largest angle, in degrees. translate: largest shift, as a share of the side.
+    rotate, shear, scale, translate, elastic: see `affine`. thickness: largest share of a dilation or erosion by one pixel.
     noise: standard deviation of added pixel noise. erase: largest side of an erased rectangle, as a share of the side.
   """
   def recipe(key, images):
     def view(k):
-      k_warp, k_noise, k_erase = jax.random.split(k, 3)
-      x = _each(affine, k_warp, images, rotate=rotate, scale=tuple(scale), shear=shear, translate=translate)
+      k_warp, k_noise, k_erase, k_stroke = jax.random.split(k, 4)
+      x = _each(affine, k_warp, images, rotate=rotate, scale=tuple(scale), shear=shear, translate=translate, elastic=elastic)
+      x = _each(random_thickness, k_stroke, x, share=thickness) if thickness else x
       x = _each(random_erase, k_erase, x, side=erase) if erase else x
       return x + noise * jax.random.normal(k_noise, x.shape) if noise else x
     return (jax.vmap(view)(jax.random.split(key, count)),)
@@ -79,20 +81,30 @@ def _each(transform, key, images, **args):
 # Geometry. image [H W C] in, image out.
 
 
-def affine(key: jax.Array, image: jax.Array, *, rotate, scale, shear, translate) -> jax.Array:
-  """Rotation, scale, shear and shift about the centre, bilinear, zeros outside."""
+def affine(key: jax.Array, image: jax.Array, *, rotate: float, scale, shear: float, translate: float,
+           elastic: float = 0.0) -> jax.Array:
+  """Rotation, scale, shear and shift about the centre, bilinear, zeros outside.
+
+  Args:
+    rotate: largest angle, in degrees. scale: range of the zoom, log-uniform, drawn for each axis. shear: largest angle along
+      each axis, in degrees. translate: largest shift, as a share of the side.
+    elastic: standard deviation, as a share of the side, of a smooth displacement: noise on a 5 x 5 grid, cubic in between.
+  """
   h, w, _ = image.shape
-  angle, slant, size, dy, dx = jax.random.uniform(key, (5,))
-  between = lambda u, low, high: low + u * (high - low)
-  angle = jnp.deg2rad(between(angle, -rotate, rotate))
-  slant = jnp.tan(jnp.deg2rad(between(slant, -shear, shear)))
-  zoom = between(size, *scale)
+  k_affine, k_elastic = jax.random.split(key)
+  u = jax.random.uniform(k_affine, (7,), minval=-1.0)
+  angle = jnp.deg2rad(u[0] * rotate)
+  slant_y, slant_x = jnp.tan(jnp.deg2rad(u[1:3] * shear))
+  low, high = jnp.log(jnp.asarray(scale))
+  zoom = jnp.exp(low + (u[3:5] + 1) / 2 * (high - low))
   rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-  inverse = jnp.array([[1.0, 0.0], [slant, 1.0]]) @ rotation / zoom       # output coordinate -> input coordinate
-  centre = jnp.array([(h - 1) / 2, (w - 1) / 2])
-  shift = jnp.array([between(dy, -translate, translate) * h, between(dx, -translate, translate) * w])
+  inverse = rotation @ jnp.array([[1.0, slant_y], [slant_x, 1.0]]) / zoom[:, None]      # output coordinate -> input coordinate
+  centre, side = jnp.array([(h - 1) / 2, (w - 1) / 2]), jnp.array([h, w])
   grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).reshape(-1, 2)
-  source = (grid - centre - shift) @ inverse.T + centre
+  source = (grid - centre - u[5:] * translate * side) @ inverse.T + centre
+  if elastic:
+    push = elastic * side * jax.random.normal(k_elastic, (5, 5, 2))
+    source = source + jax.image.resize(push, (h, w, 2), "cubic").reshape(-1, 2)
   return _bilinear(image, source[:, 0], source[:, 1]).reshape(h, w, -1)
 
 
@@ -140,13 +152,22 @@ def random_flip(key: jax.Array, image: jax.Array, *, probability: float) -> jax.
   return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
 
 
+def random_thickness(key: jax.Array, image: jax.Array, *, share: float) -> jax.Array:
+  """Strokes thicker or thinner: the image mixed with its 3 x 3 maximum or minimum, by a weight uniform in [-share, share]."""
+  window = dict(window_dimensions=(3, 3, 1), window_strides=(1, 1, 1), padding="SAME")
+  thick = jax.lax.reduce_window(image, -jnp.inf, jax.lax.max, **window)
+  thin = jax.lax.reduce_window(image, jnp.inf, jax.lax.min, **window)
+  weight = jax.random.uniform(key, (), minval=-share, maxval=share)
+  return jnp.where(weight > 0, image + weight * (thick - image), image - weight * (thin - image))
+
+
 def random_erase(key: jax.Array, image: jax.Array, *, side: float) -> jax.Array:
   """Zeros in a rectangle whose sides are uniform in [0, side] of the image's."""
   h, w, _ = image.shape
   u = jax.random.uniform(key, (4,))
   eh, ew = u[0] * side * h, u[1] * side * w
   top, left = u[2] * (h - eh), u[3] * (w - ew)
-  y, x = jnp.arange(h)[:, None, None], jnp.arange(w)[None, :, None]
+  y, x = jnp.arange(h)[:, None, None] + 0.5, jnp.arange(w)[None, :, None] + 0.5     # centres: all are reached alike
   return jnp.where((y >= top) & (y < top + eh) & (x >= left) & (x < left + ew), 0.0, image)
 
 

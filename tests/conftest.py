@@ -12,6 +12,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 
+def pytest_addoption(parser):
+  """--update-golden writes tests/golden.json anew."""
+  parser.addoption("--update-golden", action="store_true", help="write the numbers of the golden step anew")
+
+
 def pytest_terminal_summary(terminalreporter):
   """Writes one line per reason for which tests were skipped."""
   reasons = collections.Counter()
