@@ -20,7 +20,8 @@ from jepa.data import memory, order, pipeline, sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 TFDS = pathlib.Path(os.environ.get("JEPA_DATA_DIR") or ROOT.parent / "shared" / "data" / "tfds")
-needs_tfds = pytest.mark.skipif(not (TFDS / "cifar10").is_dir(), reason=f"no cifar10 in {TFDS}; set JEPA_DATA_DIR to a TFDS folder that has it")
+needs_tfds = pytest.mark.skipif(not (TFDS / "cifar10").is_dir(),
+                                reason=f"no cifar10 in {TFDS}; JEPA_DATA_DIR can name another folder")
 
 
 def take(iterator, n):
@@ -32,8 +33,9 @@ def indices(batches):
 
 
 def same(a, b):
-  return len(a) == len(b) and all(x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) and x[k].dtype == y[k].dtype for k in x)
-                                  for x, y in zip(a, b))
+  equal = lambda x, y: np.array_equal(x, y) and x.dtype == y.dtype
+  pairs = list(zip(a, b, strict=True))
+  return all(x.keys() == y.keys() and all(equal(x[k], y[k]) for k in x) for x, y in pairs)
 
 
 def stream(source, batch=16, seed=0, process=0, processes=1, **kwargs):
@@ -78,7 +80,7 @@ def pictures(tmp_path):
 
 
 def test_every_epoch_is_a_new_permutation_and_nothing_is_dropped(small):
-  flat = np.concatenate([b["index"] for b in take(stream(small), 25)])      # 400 rows, 8 epochs of 50; batches straddle epochs
+  flat = np.concatenate([b["index"] for b in take(stream(small), 25)])    # 400 rows: 8 epochs
   epochs = flat.reshape(8, 50)
   assert (np.sort(epochs, 1) == np.arange(50)).all()
   assert len({tuple(e) for e in epochs}) == 8
@@ -108,7 +110,8 @@ def test_the_global_batch_does_not_depend_on_the_number_of_processes(small, in_m
   whole = take(stream(small), 5)
   for count in (2, 4):
     parts = [take(stream(small, process=p, processes=count, in_memory=in_memory), 5) for p in range(count)]
-    assert same(whole, [{k: np.concatenate([part[k] for part in step]) for k in step[0]} for step in zip(*parts)])
+    joined = [{k: np.concatenate([part[k] for part in step]) for k in step[0]} for step in zip(*parts)]
+    assert same(whole, joined)
 
 
 def test_grain_path_equals_fast_path(small):
@@ -125,8 +128,9 @@ def test_worker_processes_change_nothing(small):
   reader.close()
 
 
-@pytest.mark.parametrize("kwargs, text", (({"processes": 3, "batch": 16}, "multiple of 3"), ({"seed": -1}, "negative"),
-                                          ({"workers": -1}, "workers"), ({"process": 2, "processes": 2}, "process 2")))
+@pytest.mark.parametrize("kwargs, text", (
+    ({"processes": 3, "batch": 16}, "multiple of 3"), ({"seed": -1}, "negative"),
+    ({"workers": -1}, "workers"), ({"process": 2, "processes": 2}, "process 2")))
 def test_bad_streams_are_refused(small, kwargs, text):
   with pytest.raises(ValueError, match=text):
     stream(small, **kwargs)
@@ -265,7 +269,8 @@ ahead = pipeline.prefetch(pipeline.train(s, batch=8, seed=0, process=0, processe
 next(ahead)
 raise SystemExit(3)
 """
-  done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+  done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True,
+                        timeout=60)
   assert (done.returncode, done.stderr) == (3, "")
 
 
@@ -274,7 +279,8 @@ def test_put_makes_global_arrays(small):
   sharding = NamedSharding(mesh, PartitionSpec("data"))
   batch = next(stream(small))
   on_device = pipeline.put(batch, sharding)
-  assert all(v.sharding == sharding and v.dtype == batch[k].dtype and np.array_equal(v, batch[k]) for k, v in on_device.items())
+  for k, v in on_device.items():
+    assert v.sharding == sharding and v.dtype == batch[k].dtype and np.array_equal(v, batch[k])
 
 
 # ---- evaluation
@@ -295,7 +301,8 @@ def test_epoch_leaves_out_unreadable_examples(small, warned):
   holey = small._replace(arrays=None, get=lambda i: None if i in (3, 17) else small.get(i))
   batches = list(pipeline.epoch(holey, batch=16))
   assert [n for _, n in batches] == [16, 16, 16]
-  assert np.concatenate([b["index"] for b, _ in batches]).tolist() == [i for i in range(50) if i not in (3, 17)]
+  seen = np.concatenate([b["index"] for b, _ in batches]).tolist()
+  assert seen == [i for i in range(50) if i not in (3, 17)]
   assert any("left out 2 of 50" in line for line in warned)
 
 
@@ -309,7 +316,8 @@ def test_unreadable_examples_are_replaced_by_the_next_readable(small, warned):
   got, expected = indices(take(reader, 5)), indices(take(stream(small, batch=10), 5))
   instead = {7: 9, 8: 9, 49: 0}
   assert got == [[instead.get(i, i) for i in row] for row in expected]
-  assert reader.replaced == 3 and len(warned) == 3 and any("example 49 is unreadable, replaced by 0" in line for line in warned)
+  assert reader.replaced == 3 and len(warned) == 3
+  assert any("example 49 is unreadable, replaced by 0" in line for line in warned)
   reader.close()
   dead = stream(small._replace(arrays=None, get=lambda i: None))
   with pytest.raises(ValueError, match="none of the 50"):
@@ -322,8 +330,9 @@ def test_unreadable_examples_are_replaced_by_the_next_readable(small, warned):
 
 def test_splits():
   parts = splits.holdout(np.repeat(np.arange(4), 25))
-  sizes = {s: len(splits.select(s, parts)) for s in ("train", "test", "all", "train[:10%]", "train[-10:]", "train[5:15]", "train+test")}
-  assert sizes == {"train": 80, "test": 20, "all": 100, "train[:10%]": 8, "train[-10:]": 10, "train[5:15]": 10, "train+test": 100}
+  sizes = {"train": 80, "test": 20, "all": 100, "train[:10%]": 8, "train[-10:]": 10, "train[5:15]": 10,
+           "train+test": 100}
+  assert {s: len(splits.select(s, parts)) for s in sizes} == sizes
   a, b = splits.select("train[:30%]", parts), splits.select("train[30%:]", parts)
   assert sorted([*a, *b]) == parts["train"].tolist()
   tail, head = splits.select("train[-25%:]", parts), splits.select("train[:-25%]", parts)
@@ -336,7 +345,7 @@ def test_splits():
 def test_mnist5k_is_stratified_and_disjoint():
   train, test, whole = (sources.load("mnist5k", s) for s in ("train", "test", "all"))
   assert (train.length, test.length, train.shape, train.classes) == (4000, 1000, (28, 28, 1), 10)
-  assert np.bincount(train.arrays["label"]).tolist() == [400] * 10 and np.bincount(test.arrays["label"]).tolist() == [100] * 10
+  assert [np.bincount(s.arrays["label"]).tolist() for s in (train, test)] == [[400] * 10, [100] * 10]
   rows = lambda s: {im.tobytes() for im in s.arrays["image"]}
   assert not rows(train) & rows(test) and rows(train) | rows(test) == rows(whole)
   assert test.arrays["image"].max() == 255 and "mnist5k" in train.describe and "4000" in train.describe
@@ -346,7 +355,8 @@ def test_mnist5k_is_stratified_and_disjoint():
 
 def test_digits_and_synthetic():
   train, test = (sources.load("digits", s) for s in ("train", "test"))
-  assert train.length + test.length == 1797 and train.shape == (8, 8, 1) and train.arrays["image"].max() == 255
+  assert train.length + test.length == 1797 and train.shape == (8, 8, 1)
+  assert train.arrays["image"].max() == 255
   make = lambda split: sources.load("synthetic", split, n=200, size=8, channels=1, classes=3)
   train, test = make("train"), make("test")
   assert (train.length, test.length, train.shape, train.classes) == (200, 50, (8, 8, 1), 3)
@@ -356,8 +366,9 @@ def test_digits_and_synthetic():
   assert (guess == test.arrays["label"]).mean() > 0.9
 
 
-@pytest.mark.parametrize("name, args, text", (("minst5k", {}, "did you mean 'mnist5k'"), ("folder", {"pth": 1}, "did you mean 'path'"),
-                                              ("folder", {"path": "x"}, "needs size"), ("mnist5k", {"size": 3}, "no argument")))
+@pytest.mark.parametrize("name, args, text", (
+    ("minst5k", {}, "did you mean 'mnist5k'"), ("folder", {"pth": 1}, "did you mean 'path'"),
+    ("folder", {"path": "x"}, "needs size"), ("mnist5k", {"size": 3}, "no argument")))
 def test_a_typo_is_told(name, args, text):
   with pytest.raises(ValueError, match=text):
     sources.load(name, "train", **args)
@@ -370,7 +381,8 @@ def test_folder_skips_broken_files_and_names_them(pictures, warned):
   source = sources.load("folder", "all", path=str(pictures), size=8, max_bad=0.1)
   assert (source.length, source.classes, source.shape) == (37, 2, (8, 8, 3))
   assert np.bincount(source.arrays["label"]).tolist() == [18, 19]
-  assert abs(source.arrays["image"].astype(int) - np.where(source.arrays["label"] == 0, 50, 200)[:, None, None, None]).max() <= 3
+  level = np.where(source.arrays["label"] == 0, 50, 200)[:, None, None, None]
+  assert abs(source.arrays["image"].astype(int) - level).max() <= 3
   assert all(any(name in line for line in warned) for name in ("01.jpeg", "04.png", "08.png"))
   assert any("skipped 3 of 40" in line for line in warned)
 
@@ -421,7 +433,8 @@ def test_flat_folder_is_unlabelled(tmp_path):
   for i in range(10):
     (tmp_path / f"{i}.png").write_bytes(encoded((i,) * 3))
   source = sources.load("folder", "train", path=str(tmp_path), size=4, channels=1)
-  assert (source.length, source.classes, source.shape) == (8, 0, (4, 4, 1)) and (source.arrays["label"] == -1).all()
+  assert (source.length, source.classes, source.shape) == (8, 0, (4, 4, 1))
+  assert (source.arrays["label"] == -1).all()
   (tmp_path / "cat").mkdir()
   (tmp_path / "cat" / "0.png").write_bytes(encoded((0, 0, 0)))
   with pytest.raises(ValueError, match="in none of the class folders"):
@@ -461,16 +474,19 @@ def test_arrays(tmp_path):
   np.save(tmp_path / "d.npy", label)
   load = lambda split, file, **kwargs: sources.load("npz", split, path=str(tmp_path / file), **kwargs)
   train, test = load("train", "a.npz"), load("test", "a.npz")
-  assert (train.length, test.length, train.classes) == (40, 10, 5) and np.bincount(test.arrays["label"]).tolist() == [2] * 5
+  assert (train.length, test.length, train.classes) == (40, 10, 5)
+  assert np.bincount(test.arrays["label"]).tolist() == [2] * 5
   assert np.array_equal(load("test", "b.npz").arrays["image"], image[40:])
   grey = load("all", "c.npy")
-  assert grey.classes == 0 and np.array_equal(grey.arrays["image"], image[..., :1])          # floats in [0, 1] come back exactly
+  assert grey.classes == 0 and np.array_equal(grey.arrays["image"], image[..., :1])   # floats are exact
   assert np.array_equal(load("all", "c.npy", labels=str(tmp_path / "d.npy")).arrays["label"], label)
 
 
 @pytest.mark.parametrize("arrays, text", (
-    ({"image": np.full((4, 6, 6), 2.0)}, r"floats must lie in \[0, 1\]"), ({"image": np.full((4, 6, 6), np.nan)}, "floats must lie"),
-    ({"image": np.full((4, 6, 6), 300)}, r"integers in 0\.\.255"), ({"image": np.zeros((4, 3, 6, 6), np.uint8)}, "channels last"),
+    ({"image": np.full((4, 6, 6), 2.0)}, r"floats must lie in \[0, 1\]"),
+    ({"image": np.full((4, 6, 6), np.nan)}, "floats must lie"),
+    ({"image": np.full((4, 6, 6), 300)}, r"integers in 0\.\.255"),
+    ({"image": np.zeros((4, 3, 6, 6), np.uint8)}, "channels last"),
     ({"image": np.zeros((0, 6, 6), np.uint8)}, "N > 0"), ({"data": np.zeros(3)}, "expected image"),
     ({"image": np.zeros((4, 6, 6), np.uint8), "label": np.zeros(3, int)}, "expected 4 integers"),
     ({"image": np.zeros((4, 6, 6), np.uint8), "label": np.full(4, -2)}, "expected 4 integers")))
@@ -514,7 +530,8 @@ for i in (0, 7, 299):
   a, b = disk.get(i), ram.get(i)
   assert all(np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 assert load(size=16).shape == (16, 16, 3)
-assert sources.load("tfds", "test", name="cifar10:3.0.2", data_dir={str(TFDS)!r}, in_memory=False).length == 10000
+test = sources.load("tfds", "test", name="cifar10:3.0.2", data_dir={str(TFDS)!r}, in_memory=False)
+assert test.length == 10000
 assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 print(disk.describe)
 """
@@ -525,10 +542,10 @@ print(disk.describe)
 
 def test_tfds_says_what_is_missing_and_downloads_nothing(tmp_path, monkeypatch):
   load = lambda: sources.load("tfds", "train", name="cifar10", data_dir=str(tmp_path / "data"))
-  with pytest.raises(FileNotFoundError, match="does not exist; set config.data.args.data_dir.*tfds build cifar10"):
+  with pytest.raises(FileNotFoundError, match="set config.data.args.data_dir.*tfds build cifar10"):
     load()
   (tmp_path / "data" / "mnist").mkdir(parents=True)
-  with pytest.raises(FileNotFoundError, match="data sets there: mnist.*tfds build cifar10 --file_format=array_record"):
+  with pytest.raises(FileNotFoundError, match="there: mnist.*tfds build cifar10 --file_format=array_record"):
     load()
   assert [p.name for p in tmp_path.rglob("*")] == ["data", "mnist"]
   from jepa.data import tfds

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to uint8 [H W C]: decode, resize the shortest side, crop the centre. Host only, no randomness."""
+"""From the bytes of an image file to uint8 [H W C]: decode, resize the shortest side, crop the centre."""
 import io
 
 import numpy as np
@@ -7,19 +7,20 @@ import numpy as np
 def decode(data: bytes, *, size: int | None, channels: int) -> np.ndarray:
   """An encoded image (PNG, JPEG, WebP, BMP, ...) as uint8 [H W C]; [size size C] where `size` is given.
 
-  The shortest side is resized to `size` (bicubic, antialiased) and the centre cropped. Transparent pixels become white, 16-bit grey
-  keeps its upper 8 bits. Orientation tags are ignored, as in the reference loaders.
+  The shortest side is resized to `size` (bicubic, antialiased) and the centre cropped. Transparent pixels
+  become white, 16-bit grey keeps its upper 8 bits. Orientation tags are ignored, as in the reference loaders.
 
   Args:
     channels: 1 or 3; colour is converted.
 
   Raises:
-    Exception: whatever Pillow raises on a file that is truncated or no image; its formats do not agree on a type.
+    Exception: whatever Pillow raises on a file that is truncated or no image; its formats do not agree on a
+      type.
   """
   from PIL import Image
   with Image.open(io.BytesIO(data)) as image:
     if size and image.format == "JPEG":
-      image.draft(None, (2 * size, 2 * size))       # decodes at a fraction of the size, still twice what is needed
+      image.draft(None, (2 * size, 2 * size))       # decodes at a fraction of the size, twice what is needed
     image.load()
     image = _to_mode(image, "L" if channels == 1 else "RGB")
   if size and image.size != (size, size):

@@ -1,4 +1,5 @@
-"""What a source is, and the two ways to make one: from arrays, or from a function that fetches encoded images.
+"""What a source is, and the two ways to make one: from arrays, or from a function that fetches encoded
+images.
 
 Shape letters: N examples, H W C image.
 """
@@ -16,7 +17,7 @@ from jepa.data import images
 
 Example = dict[str, np.ndarray]     # "image" uint8 [H W C], "label" int32 [], "index" int32 []
 
-FITS = 2**30                        # bytes of decoded images up to which a split is kept in memory unless told otherwise
+FITS = 2**30                        # bytes of decoded images up to which a split is kept in memory by default
 THREADS = min(8, os.cpu_count() or 1)
 _NAMED = 5                          # unreadable examples logged by name before only their number is
 
@@ -28,12 +29,14 @@ class Source(NamedTuple):
   classes: int                                # 0 where unlabelled
   shape: tuple[int, int, int]                 # H W C
   get: Callable[[int], Example | None]        # None for an unreadable example
-  arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: enables the fast path
+  arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: the fast path
   describe: str                               # name, version, split, size: goes into protocol records
 
 
 class Reader:
-  """get(i) of encoded images, with a tally of the unreadable ones. Can be sent to a worker process, which then keeps its own."""
+  """get(i) of encoded images, with a tally of the unreadable ones. Can be sent to a worker process, which
+  then keeps its own.
+  """
 
   def __init__(self, fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], *, length: int,
                shape: tuple[int, int, int], resize: bool, max_bad: float, where: str):
@@ -65,7 +68,8 @@ class Reader:
   def _note(self, i: int, error: Exception) -> None:
     if i in self.bad:
       return
-    self.bad[i] = f"{type(error).__name__}: {str(error).partition(' <_io')[0]}"     # Pillow names the buffer, not the file
+    reason = str(error).partition(" <_io")[0]       # Pillow names the buffer, which is not the file
+    self.bad[i] = f"{type(error).__name__}: {reason}"
     if len(self.bad) <= _NAMED:
       logging.warning("unreadable: %s (%s)", self._name(i), self.bad[i])
     elif len(self.bad) & (len(self.bad) - 1) == 0:
@@ -80,7 +84,8 @@ class Reader:
     """
     if len(self.bad) > max(1, int(self._max_bad * of)):
       some = "; ".join(f"{self._name(i)} ({why})" for i, why in list(self.bad.items())[:_NAMED])
-      raise ValueError(f"{self._where}: {len(self.bad)} of {of} examples are unreadable, more than max_bad = {self._max_bad:g} allows. First: "
+      raise ValueError(f"{self._where}: {len(self.bad)} of {of} examples are unreadable, more than max_bad = "
+                       f"{self._max_bad:g} allows. First: "
                        f"{some}. Repair or remove them, or raise max_bad")
 
 
@@ -100,13 +105,16 @@ def fits(length: int, shape: tuple[int, int, int]) -> bool:
   return length * int(np.prod(shape)) <= FITS
 
 
-def materialise(reader: Reader, length: int, shape: tuple[int, int, int], title: str) -> tuple[np.ndarray, np.ndarray]:
-  """Decodes examples 0 ... length-1 in threads, with a progress bar: uint8 [N H W C] and int32 [N] of the readable ones, in order.
+def materialise(reader: Reader, length: int, shape: tuple[int, int, int],
+                title: str) -> tuple[np.ndarray, np.ndarray]:
+  """Decodes examples 0 ... length-1 in threads, with a progress bar: uint8 [N H W C] and int32 [N] of the
+  readable ones, in order.
 
   Raises:
     ValueError: too many are unreadable, or all.
   """
-  image, label, good = np.empty((length, *shape), np.uint8), np.full(length, -1, np.int32), np.zeros(length, bool)
+  image = np.empty((length, *shape), np.uint8)
+  label, good = np.full(length, -1, np.int32), np.zeros(length, bool)
 
   def fill(i: int) -> None:
     if (example := reader(i)) is not None:
@@ -143,7 +151,8 @@ def _in_threads(work: Callable[[int], object], index, title: str) -> None:
   pieces = [index[k:k + 64] for k in range(0, len(index), 64)]
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
   try:
-    with tqdm(total=len(index), desc=title, unit="img", leave=False, delay=1.0, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(index), desc=title, unit="img", leave=False, delay=1.0,
+              disable=not sys.stderr.isatty()) as bar:
       for piece, _ in zip(pieces, pool.map(lambda piece: [work(i) and None for i in piece], pieces)):
         bar.update(len(piece))
   finally:

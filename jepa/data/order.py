@@ -1,11 +1,14 @@
-"""Which example is row r of step t: a pure function of (seed, step), the same on every machine and for every reader.
+"""Which example is row r of step t: a pure function of (seed, step), the same on every machine and for every
+reader.
 
-Every epoch is a new permutation of the N examples. The permutations are laid end to end and the resulting stream is cut into
-batches, so no example is dropped and a batch may hold the end of one epoch and the start of the next:
+Every epoch is a new permutation of the N examples. The permutations are laid end to end and the resulting
+stream is cut into batches, so no example is dropped and a batch may hold the end of one epoch and the start
+of the next:
 
     stream[g] = permutation(seed, g // N)[g mod N],      row r of step t = stream[t B + r]
 
-With P processes of b = B / P rows each, process p holds rows p b ... (p + 1) b - 1: the global batch does not depend on P.
+With P processes of b = B / P rows each, process p holds rows p b ... (p + 1) b - 1: the global batch does not
+depend on P.
 """
 import functools
 from typing import NamedTuple
@@ -46,9 +49,11 @@ def make(*, length: int, batch: int, seed: int, process: int = 0, processes: int
     ValueError: an empty source, a batch that does not split over the processes, or a negative seed.
   """
   if length < 1:
-    raise ValueError("the source is empty: there is nothing to train on; check the split and the path of the data")
+    raise ValueError("the source is empty: there is nothing to train on; check the split and the path of the "
+                     "data")
   if batch < 1 or batch % processes:
-    raise ValueError(f"a global batch of {batch} does not split over {processes} processes; choose a multiple of {processes}")
+    raise ValueError(f"a global batch of {batch} does not split over {processes} processes; choose a "
+                     f"multiple of {processes}")
   if not 0 <= process < processes:
     raise ValueError(f"process {process} of {processes}: must be in [0, {processes})")
   if seed < 0:
@@ -63,11 +68,14 @@ def rows(order: Order, step: int) -> np.ndarray:
   epoch, offset = np.divmod(stream, order.length)
   if epoch[0] == epoch[-1]:
     return permutation(order.length, order.seed, int(epoch[0]))[offset]
-  return np.concatenate([permutation(order.length, order.seed, int(e))[offset[epoch == e]] for e in np.unique(epoch)])
+  return np.concatenate([permutation(order.length, order.seed, int(e))[offset[epoch == e]]
+                         for e in np.unique(epoch)])
 
 
 def state(order: Order, step: int) -> dict[str, int]:
-  """The position after `step` batches, JSON-able. Holds no process count, so another one can go on from it."""
+  """The position after `step` batches, JSON-able. Holds no process count, so another one can go on from
+  it.
+  """
   return {"step": int(step), "seed": order.seed, "batch": order.batch, "length": order.length}
 
 
@@ -80,7 +88,9 @@ def step_of(order: Order, saved: dict[str, int]) -> int:
   expected = state(order, 0)
   if missing := sorted(expected.keys() - saved.keys()):
     raise ValueError(f"not a position of a data stream, {', '.join(missing)} missing: {saved}")
-  if other := [f"{k} {saved[k]}, now {expected[k]}" for k in ("seed", "batch", "length") if saved[k] != expected[k]]:
-    raise ValueError(f"the saved data position is of another stream ({'; '.join(other)}). Restore with the data, batch and seed of the "
+  compared = ("seed", "batch", "length")
+  if other := [f"{k} {saved[k]}, now {expected[k]}" for k in compared if saved[k] != expected[k]]:
+    raise ValueError(f"the saved data position is of another stream ({'; '.join(other)}). Restore with the "
+                     "data, batch and seed of the "
                      "checkpoint, or start a new run from its weights")
   return int(saved["step"])

@@ -1,7 +1,8 @@
-"""From a source to batches on the device: streams for training, ordered batches for evaluation, device put, prefetch.
+"""From a source to batches on the device: streams for training, ordered batches for evaluation, device put,
+prefetch.
 
-Both training streams yield the rows that `jepa.data.order` says: one gathers whole batches from arrays in memory, the other
-decodes with Grain in threads or worker processes. Their only state is the step.
+Both training streams yield the rows that `jepa.data.order` says: one gathers whole batches from arrays in
+memory, the other decodes with Grain in threads or worker processes. Their only state is the step.
 
 Shape letters: B global batch, b rows of this process, N examples, H W C image.
 """
@@ -25,11 +26,13 @@ _ENDLESS = 2**40                    # batches; Grain wants a length
 _NAMED = 5                          # replacements logged one by one before only their number is
 
 
-def train(source: Source, *, batch: int, seed: int, workers: int = 0, in_memory: bool | None = None, process: int | None = None,
-          processes: int | None = None) -> "InMemory | Decoded":
-  """An endless iterator of this process's rows of the global batches; a function of (seed, step, process) only.
+def train(source: Source, *, batch: int, seed: int, workers: int = 0, in_memory: bool | None = None,
+          process: int | None = None, processes: int | None = None) -> "InMemory | Decoded":
+  """An endless iterator of this process's rows of the global batches; a function of (seed, step, process)
+  only.
 
-  It has get_state() and set_state(state) (JSON-able; any number of processes and workers can go on from it), `step` and close().
+  It has get_state() and set_state(state) (JSON-able; any number of processes and workers can go on from it),
+  `step` and close().
 
   Args:
     batch: global batch size.
@@ -48,7 +51,8 @@ def train(source: Source, *, batch: int, seed: int, workers: int = 0, in_memory:
   if workers < 0:
     raise ValueError(f"workers = {workers}: must not be negative (config.data.workers)")
   if in_memory and source.arrays is None:
-    raise ValueError(f"in_memory: {source.describe} is not in memory; load it with in_memory=True (config.data.args.in_memory)")
+    raise ValueError(f"in_memory: {source.describe} is not in memory; load it with in_memory=True "
+                     "(config.data.args.in_memory)")
   if in_memory or (in_memory is None and source.arrays is not None):
     return InMemory(source, order)
   return Decoded(source, order, workers)
@@ -79,7 +83,8 @@ class InMemory:
 
 
 class Decoded:
-  """Batches decoded by Grain. `step`: batches produced; `replaced`: unreadable examples met since the start of this object.
+  """Batches decoded by Grain. `step`: batches produced; `replaced`: unreadable examples met since the start
+  of this object.
 
   An unreadable example is replaced by the next readable one of the source, whose index the batch then shows.
   """
@@ -114,33 +119,40 @@ class Decoded:
       self._batches = None
 
   def _open(self):
-    """A Grain iterator from this step on. Grain's own state is not used: it depends on the number of workers."""
+    """A Grain iterator from this step on. Grain's own state is not used: it depends on the number of
+    workers.
+    """
     import grain
     loader = functools.partial(_load, self._source.get, self._order)
     batches = grain.MapDataset.range(self.step, _ENDLESS).map(loader)
     threads = 1 if self._workers else THREADS
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if self._workers:
-      if not flags.FLAGS.is_parsed():               # Grain reads absl flags when it starts workers, also where nobody uses absl
+      if not flags.FLAGS.is_parsed():       # Grain reads absl flags when it starts workers, whoever runs it
         flags.FLAGS.mark_as_parsed()
-      batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2))
+      options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+      batches = batches.mp_prefetch(options)
     return iter(batches)
 
   def _tell(self, instead_of: np.ndarray, index: np.ndarray) -> None:
     for row in np.flatnonzero(instead_of >= 0):
       self.replaced += 1
       if self.replaced <= _NAMED:
-        logging.warning("step %d: example %d is unreadable, replaced by %d", self.step, instead_of[row], index[row])
+        logging.warning("step %d: example %d is unreadable, replaced by %d", self.step, instead_of[row],
+                        index[row])
       elif self.replaced & (self.replaced - 1) == 0:
         logging.warning("step %d: %d unreadable examples replaced so far", self.step, self.replaced)
 
 
 def _load(get: Callable[[int], Example | None], order: Order, step: int) -> Batch:
-  """The batch of `step`, and in "instead_of" int32 [b] the index that each row should have had, -1 where it has it."""
+  """The batch of `step`, and in "instead_of" int32 [b] the index that each row should have had, -1 where it
+  has it.
+  """
   rows = orders.rows(order, step)
   examples = [_readable(get, int(i), order.length) for i in rows]
   batch = {k: np.stack([e[k] for _, e in examples]) for k in _KEYS}
-  return batch | {"instead_of": np.array([i if skipped else -1 for i, (skipped, _) in zip(rows, examples)], np.int32)}
+  instead_of = [i if skipped else -1 for i, (skipped, _) in zip(rows, examples)]
+  return batch | {"instead_of": np.array(instead_of, np.int32)}
 
 
 def _readable(get: Callable[[int], Example | None], i: int, length: int) -> tuple[int, Example]:
@@ -154,8 +166,8 @@ def _readable(get: Callable[[int], Example | None], i: int, length: int) -> tupl
 def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
   """Every readable example once and in order: (batch of exactly `batch` rows, how many of them are valid).
 
-  Padding is image 0, label -1, index -1, at the end of the last batch. Unreadable examples are left out and their number is logged. Every process
-  sees all of it.
+  Padding is image 0, label -1, index -1, at the end of the last batch. Unreadable examples are left out and
+  their number is logged. Every process sees all of it.
 
   Raises:
     ValueError: batch < 1.
@@ -203,20 +215,25 @@ def _padded(rows: Mapping[str, np.ndarray], batch: int) -> tuple[Batch, int]:
   if valid == batch:
     return dict(rows), valid
   fill = {"image": 0, "label": -1, "index": -1}
-  return {k: np.concatenate([v, np.full((batch - valid, *v.shape[1:]), fill[k], v.dtype)]) for k, v in rows.items()}, valid
+  padding = {k: np.full((batch - valid, *v.shape[1:]), fill[k], v.dtype) for k, v in rows.items()}
+  return {k: np.concatenate([v, padding[k]]) for k, v in rows.items()}, valid
 
 
 def put(batch: Mapping[str, np.ndarray], sharding) -> dict[str, Any]:
-  """This process's rows [b ...] of every leaf as its part of a global jax.Array [B ...], B = b * number of processes.
+  """This process's rows [b ...] of every leaf as its part of a global jax.Array [B ...], B = b * number of
+  processes.
 
   Args:
     sharding: a jax.sharding.Sharding that splits the first axis.
   """
   import jax
   count = jax.process_count()
-  return {k: jax.make_array_from_process_local_data(sharding, v, (len(v) * count, *v.shape[1:])) for k, v in batch.items()}
+  return {k: jax.make_array_from_process_local_data(sharding, v, (len(v) * count, *v.shape[1:]))
+          for k, v in batch.items()}
 
 
 def prefetch(iterator: Iterator, put: Callable[[Any], Any], depth: int = 2) -> Prefetch:
-  """`put` of the iterator's items, prepared `depth` ahead in a thread; see `Prefetch` for positions, `waited` and `close`."""
+  """`put` of the iterator's items, prepared `depth` ahead in a thread; see `Prefetch` for positions,
+  `waited` and `close`.
+  """
   return Prefetch(iterator, put, depth)

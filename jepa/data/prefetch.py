@@ -14,9 +14,10 @@ _PATIENCE = 30.0                    # seconds that close() waits for a batch bei
 class Prefetch:
   """Iterates over put(next(iterator)), prepared `depth` items ahead.
 
-  After t items `get_state()` is the position the iterator had after producing t, however far ahead the thread has read, so
-  a checkpoint of step t goes on with item t + 1. An exception in the thread is raised by the `next` whose item it was. The thread ends with
-  `close`, with the object, or with the interpreter, whichever comes first.
+  After t items `get_state()` is the position the iterator had after producing t, however far ahead the thread
+  has read, so a checkpoint of step t goes on with item t + 1. An exception in the thread is raised by the
+  `next` whose item it was. The thread ends with `close`, with the object, or with the interpreter, whichever
+  comes first.
 
   Attributes:
     waited: seconds that `next` spent waiting for items, in total.
@@ -29,7 +30,8 @@ class Prefetch:
       ValueError: depth < 1.
     """
     if depth < 1:
-      raise ValueError(f"prefetch depth {depth}: at least one batch has to be prepared ahead (config.data.prefetch)")
+      raise ValueError(f"prefetch depth {depth}: at least one batch has to be prepared ahead "
+                       "(config.data.prefetch)")
     self.waited = 0.0
     self._iterator, self._put, self._depth = iterator, put, depth
     self._start()
@@ -75,9 +77,10 @@ class Prefetch:
   def _start(self) -> None:
     self._position = self._iterator.get_state()
     self._lane = _Lane()
-    self._thread = threading.Thread(target=_produce, args=(self._lane, self._iterator, self._put, self._depth), name="prefetch", daemon=True)
-    # Neither the thread nor the finalizer refers to self, so dropping the object ends the thread; at exit the finalizer
-    # runs before the interpreter goes, under which a thread inside the runtime would crash.
+    self._thread = threading.Thread(target=_produce, name="prefetch", daemon=True,
+                                    args=(self._lane, self._iterator, self._put, self._depth))
+    # Neither the thread nor the finalizer refers to self, so dropping the object ends the thread; at exit the
+    # finalizer runs before the interpreter goes, under which a thread inside the runtime would crash.
     self._finalizer = weakref.finalize(self, _stop, self._lane, self._thread)
     self._thread.start()
 
@@ -104,7 +107,7 @@ def _produce(lane: _Lane, iterator: Iterator, put: Callable, depth: int) -> None
         lane.ready.append(entry)
         lane.changed.notify_all()
       del entry                               # the batch would otherwise live here until the next one
-  except BaseException as error:              # StopIteration too: whatever ends the iterator ends its consumer
+  except BaseException as error:              # StopIteration too: what ends the iterator ends its consumer
     with lane.changed:
       lane.end = error
       lane.changed.notify_all()

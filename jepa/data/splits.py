@@ -1,7 +1,9 @@
-"""Splits: "train", "test", "train[:10%]", "train[100:200]+test", for sources that bring none or only whole ones.
+"""Splits: "train", "test", "train[:10%]", "train[100:200]+test", for sources that bring none or only whole
+ones.
 
-Where a data set has no test part of its own, `holdout` makes one: a fixed share of every class, drawn by a fixed seed from the
-examples in the order of the source. It depends on nothing but that order and the labels, so train and test never mix between runs.
+Where a data set has no test part of its own, `holdout` makes one: a fixed share of every class, drawn by a
+fixed seed from the examples in the order of the source. It depends on nothing but that order and the labels,
+so train and test never mix between runs.
 """
 from collections.abc import Mapping
 import re
@@ -11,7 +13,7 @@ import numpy as np
 from jepa.data import order
 
 TEST_SHARE = 0.2                    # of every class, where a source has no test part of its own
-_SPLIT, _HOLDOUT = 1, 2             # entropy: the two draws are independent of each other and of the order of training
+_SPLIT, _HOLDOUT = 1, 2             # entropy, so that the two draws are independent of each other
 _PART = re.compile(r"^\s*(\w+)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*$")
 
 
@@ -36,8 +38,9 @@ def holdout(label: np.ndarray, share: float = TEST_SHARE) -> dict[str, np.ndarra
 def select(split: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
   """Ascending positions of the examples in `split`.
 
-  A slice is a fixed random part of its base, not a range of it: sources are often sorted by class. So "train[:10%]" has about
-  a tenth of every class, and "train[:10%]" and "train[10%:]" are disjoint and together "train". "all" is every part together.
+  A slice is a fixed random part of its base, not a range of it: sources are often sorted by class. So
+  "train[:10%]" has about a tenth of every class, and "train[:10%]" and "train[10%:]" are disjoint and
+  together "train". "all" is every part together.
 
   Raises:
     ValueError: not a split, an unknown part, one example selected twice, or nothing selected.
@@ -47,14 +50,16 @@ def select(split: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
   for text in split.split("+"):
     match = _PART.match(text)
     if not match or match.group(1) not in bases:
-      raise ValueError(f"unknown split {split!r}; write {', '.join(bases)}, a slice such as {next(iter(bases))}[:10%], or a sum of them with +")
+      raise ValueError(f"unknown split {split!r}; write {', '.join(bases)}, a slice such as "
+                       f"{next(iter(bases))}[:10%], or a sum of them with +")
     base = bases[match.group(1)]
-    start, stop = (_place(bound, len(base), default) for bound, default in ((match.group(2), 0), (match.group(3), len(base))))
+    start, stop = _place(match.group(2), len(base), 0), _place(match.group(3), len(base), len(base))
     whole = (start, stop) == (0, len(base))
     chosen.append(base if whole else base[order.shuffled(len(base), _SPLIT)[start:stop]])
   index = np.sort(np.concatenate(chosen))
   if not len(index):
-    raise ValueError(f"split {split!r} is empty; sizes: {', '.join(f'{k} {len(v)}' for k, v in bases.items())}")
+    raise ValueError(f"split {split!r} is empty; sizes: "
+                     f"{', '.join(f'{k} {len(v)}' for k, v in bases.items())}")
   if (np.diff(index) == 0).any():
     raise ValueError(f"split {split!r} selects examples twice")
   return index
@@ -63,5 +68,7 @@ def select(split: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
 def _place(bound: str | None, length: int, default: int) -> int:
   if bound is None:
     return default
-  place = int(float(bound[:-1]) / 100 * length + 0.5 * (1 if float(bound[:-1]) >= 0 else -1)) if bound.endswith("%") else int(bound)
-  return min(length, max(0, place + length if bound.startswith("-") else place))
+  back = bound.startswith("-")
+  size = bound.lstrip("-")
+  place = int(int(size[:-1]) / 100 * length + 0.5) if size.endswith("%") else int(size)
+  return min(length, max(0, length - place if back else place))
