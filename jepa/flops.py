@@ -34,7 +34,8 @@ def _count(jaxpr) -> float:
     elif name == "conv_general_dilated":
       kernel = eqn.invars[1].aval.shape
       per_output = math.prod(kernel) / kernel[p["dimension_numbers"].rhs_spec[0]]
-      total += 2 * math.prod(eqn.outvars[0].aval.shape) * per_output / p["batch_group_count"]
+      zeros = math.prod(p["lhs_dilation"])       # of a strided convolution's gradient: rows of zeros are not multiplied
+      total += 2 * math.prod(eqn.outvars[0].aval.shape) * per_output / zeros
     elif name == "cond":
       total += max(_count(b.jaxpr) for b in p["branches"])
     else:
