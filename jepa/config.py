@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 UNITS = {"step": "steps", "steps": "steps", "example": "examples", "examples": "examples",
          "epoch": "epochs", "epochs": "epochs", "%": "percent", "percent": "percent"}
-_DURATION = re.compile(r"^\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]+)\s*$")
+_DURATION = re.compile(r"^\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(%|[a-z]+)\s*$")
 
 
 def base() -> ConfigDict:
@@ -46,6 +46,7 @@ def base() -> ConfigDict:
   c.log = ConfigDict(dict(every="10 steps", tensorboard=True))
   c.eval = ConfigDict(dict(every="25 %", online=("linear", "knn", "collapse"), final=("linear", "lowshot", "knn", "collapse"),
                            batch=500, train_limit=0, args={}))
+  c.eval.pool = "pooled"          # which vector of the frozen encoder is probed: jepa/evals/features.py POOLS
   c.eval.alarm = "warn"           # on collapse: "warn", "stop" or "off"
   c.eval.report = True            # report.html and figures/ at the end
   c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops; 0 stops at the first
