@@ -15,8 +15,13 @@ def zero_mean(rows: np.ndarray) -> float:
 
 
 def _chi_squared(difference, covariance) -> float:
+  deviation = np.sqrt(np.diag(covariance))
+  if difference[deviation == 0].any():
+    return 0.0                                      # a constant that differs
+  difference, deviation = difference[deviation > 0] / deviation[deviation > 0], deviation[deviation > 0]
+  covariance = covariance[np.ix_(np.diag(covariance) > 0, np.diag(covariance) > 0)] / np.outer(deviation, deviation)
   values, vectors = np.linalg.eigh(covariance)
-  kept = values > 1e-6 * values.max()              # the others are exact relations, such as counts that sum to a constant
-  if np.abs(difference @ vectors[:, ~kept]).max(initial=0) > 1e-2 * np.sqrt(values.max() * len(difference)):
+  kept = values > 1e-6 * values.max()               # the others are exact relations, such as counts that sum to a constant
+  if np.abs(difference @ vectors[:, ~kept]).max(initial=0) > 0.01:
     return 0.0                                      # a relation that one sample obeys and the other does not
   return float(stats.chi2.sf(((difference @ vectors[:, kept]) ** 2 / values[kept]).sum(), kept.sum()))
