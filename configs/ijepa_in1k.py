@@ -21,10 +21,10 @@ def get_config(arg=None):
                 workers=16, prefetch=4)
   c.method = "ijepa"
   c.args = dict(
-      encoder=dict(variant=variant, patch=patch, dtype="bfloat16", remat="dots"),
-      predictor=dict(width=384, depth=depth, heads=12 if variant in ("S", "B") else 16, dtype="bfloat16", remat="dots"),
+      encoder=dict(variant=variant, patch=patch, init_std=0.02, dtype="bfloat16", remat="dots"),
+      predictor=dict(width=384, depth=depth, heads=12 if variant in ("S", "B") else 16, init_std=0.02, dtype="bfloat16", remat="dots"),
       masks=dict(blocks=4, target_scale=(0.15, 0.2), target_aspect=(0.75, 1.5), context_scale=(0.85, 1.0), min_keep=10),
-      crop=dict(size=size, scale=(0.3, 1.0), flip=0.0),
+      view=dict(kind="crops", count=1, size=size, scale=(0.3, 1.0), flip=0.0),
       ema=dict(kind="linear", value=0.996, end=1.0),
       mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", start=2e-4, value=peak, end=1e-6, warmup="40 epochs"),
@@ -34,7 +34,7 @@ def get_config(arg=None):
   c.log.every = "50 steps"
   if arg == "tiny":
     return config.tiny(c, encoder=dict(width=32, depth=2, heads=2, patch=4), predictor=dict(width=16, depth=1, heads=2),
-                       crop=dict(size=16, scale=(0.3, 1.0), flip=0.0))
+                       view=dict(kind="crops", count=1, size=16, scale=(0.3, 1.0), flip=0.0))
   return c
 
 

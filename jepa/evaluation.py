@@ -20,10 +20,10 @@ from jepa.types import TrainState
 
 
 def features_of(exp: Experiment, state: TrainState, train: sources.Source, test: sources.Source) -> feature_lib.FeatureSet:
-  """Frozen pooled features of both splits."""
+  """Frozen features of both splits."""
   on_batch = sharding.of_batch(exp.mesh)
   embed = jax.jit(exp.method.embed, out_shardings=sharding.replicated(exp.mesh))
-  extract = functools.partial(feature_lib.extract, lambda b: embed(state.params, state.extra, b), batch=_batch(exp),
+  extract = functools.partial(feature_lib.extract, lambda b: embed(state.params, state.extra, b), batch=_batch(exp), pool=exp.config["eval"]["pool"],
                               put=lambda b: jax.device_put(b, on_batch))
   return feature_lib.FeatureSet(*extract(train), *extract(test))
 
@@ -42,7 +42,7 @@ def floors(exp: Experiment, train: sources.Source, test: sources.Source) -> dict
 
 def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step: int) -> dict:
   """What a number was measured on; stored beside it."""
-  return {"train": train.describe, "test": test.describe, "features": "pooled, encoder frozen", "seed": exp.config["seed"],
+  return {"train": train.describe, "test": test.describe, "features": f"{exp.config['eval']['pool']}, encoder frozen", "seed": exp.config["seed"],
           "step": step, "method": exp.config["method"]}
 
 

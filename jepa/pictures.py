@@ -65,8 +65,8 @@ def _of_the_method(exp: Experiment, images: np.ndarray, figures: Path) -> dict[s
     panels["views"] = reports.panel_views(images[:SHOWN], groups, path=figures / "views.png")
   if "masks" in args:
     patch = args["encoder"].get("patch", 16)
-    if args.get("crop"):
-      x = view_recipes.crop_views(**args["crop"])(key, x)[0][0]
+    if args.get("view"):
+      x = view_recipes.make(**args["view"])(key, x)[0][0]
     grid = (x.shape[1] // patch, x.shape[2] // patch)
     drawn = mask_samplers.multiblock(**args["masks"])(key, len(x), grid)
     panels["masks"] = reports.panel_masks(np.asarray(x), drawn.context, drawn.targets, grid, path=figures / "masks.png")

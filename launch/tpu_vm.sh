@@ -15,9 +15,9 @@ Environment:
 
 Ctrl-C and SIGTERM are passed on to the processes on all workers, which save and exit with 75; run the same
 command again to continue. The exit code is that of the first worker that failed. The workdir must be one that
-all workers see: gs://BUCKET/...
+all workers see, such as a mounted Filestore or bucket
 
-Example: TPU_NAME=v5e TPU_ZONE=us-west4-a launch/tpu_vm.sh --config=configs/quickstart.py --workdir=gs://b/run
+Example: TPU_NAME=v5e TPU_ZONE=us-west4-a launch/tpu_vm.sh --config=configs/quickstart.py --workdir=/mnt/shared/run
 END
 }
 

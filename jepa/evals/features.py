@@ -22,6 +22,7 @@ POOLS = {
     "pooled": lambda f: f.pooled,                                   # what the method calls its representation
     "mean": lambda f: f.tokens.mean(1),
     "max": lambda f: f.tokens.max(1),
+    "mean_std": lambda f: jnp.concatenate([f.tokens.mean(1), f.tokens.std(1)], -1),
     "flat": lambda f: f.tokens.reshape(f.tokens.shape[0], -1),      # every token, side by side: [N tokens*D]
 }
 

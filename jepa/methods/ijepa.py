@@ -19,7 +19,7 @@ from jepa.types import Features, Method
 
 
 def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0),
-         sigreg: Mapping | None = None, crop: Mapping | None = None, target_norm: str = "layer", beta: float = 1.0,
+         sigreg: Mapping | None = None, view: Mapping | None = None, target_layers: int = 0, target_norm: str = "layer", beta: float = 1.0,
          mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25, steps: int) -> Method:
   """I-JEPA.
 
@@ -28,8 +28,10 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
     ema: keyword arguments of schedules.make for the target's momentum. None: the target is the encoder itself.
     sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image, beside or
       (with ema None) instead of the EMA target; None: none.
-    crop: keyword arguments of views.crop_views, drawn once an image for context and targets alike; None: images as they are.
-    target_norm: "layer" (LayerNorm without affine, as released), or "batch" (also standardised over the global batch).
+    view: keyword arguments of views.make for one view, shared by context and targets (a random crop, say); None: the image.
+    target_layers: targets are the mean of the normalised outputs of so many last blocks (data2vec, arXiv 2202.03555); 0: of
+      the encoder's output.
+    target_norm: "layer" (LayerNorm without affine, as released), or "centred" (see losses.prediction.centre).
     beta: of smooth L1. mean, std: of pixels in [0, 1], by channel.
   """
   enc = vit.encoder(**encoder)
@@ -38,30 +40,43 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
   patch = encoder.get("patch", 16)
   sample = mask_samplers.multiblock(**masks)
   momentum = schedules.make(**ema, steps=steps) if ema is not None else None
-  cropped = views.crop_views(**crop) if crop is not None else None
+  recipe = views.make(**view) if view is not None else None
   prepare = lambda image: views.standardise(views.to_float(image), mean, std)
-  del target_norm
+  if target_norm not in ("layer", "centred"):
+    raise ValueError(f"target_norm {target_norm!r} is unknown; choose one of layer, centred")
 
   def init(key, batch):
     k_enc, k_pred = jax.random.split(key)
     params = {"encoder": enc.init(k_enc, prepare(batch["image"])), "predictor": pred.init(k_pred)}
     return params, {"target": jax.tree.map(jnp.copy, params["encoder"])} if momentum else {}
 
+  def target(params, x):
+    """Normalised targets [B N D], and the shares of their variance that position and image explain before centring."""
+    if target_layers:
+      h = prediction.layer_norm(enc.apply(params, x, None, target_layers)).mean(0)
+    else:
+      h = prediction.layer_norm(enc.apply(params, x))
+    return (prediction.centre(h) if target_norm == "centred" else h), prediction.shares(h)
+
   def loss(params, extra, batch, key):
-    k_crop, k_masks, k_slices = jax.random.split(key, 3)
+    k_view, k_masks, k_slices = jax.random.split(key, 3)
     image = views.to_float(batch["image"])
-    x = views.standardise(cropped(k_crop, image)[0][0] if cropped else image, mean, std)
+    x = views.standardise(recipe(k_view, image)[0][0] if recipe else image, mean, std)
     grid = vit.grid_of(x, patch)
     context, targets = sample(k_masks, x.shape[0], grid)
 
-    whole = enc.apply(extra["target"] if momentum else params["encoder"], x)
-    s_y = prediction.layer_norm(jax.lax.stop_gradient(whole))
+    s_y, (position, whole) = jax.lax.stop_gradient(target(extra["target"] if momentum else params["encoder"], x))
     s_x = enc.apply(params["encoder"], x, context)
     guess = pred.apply(params["predictor"], s_x, context, targets, grid)
     value = prediction.smooth_l1(guess, mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
-    metrics = {"prediction": value, "target_std": s_y.mean(1).std(0).mean(), "prediction_std": guess.mean((1, 2)).std(0).mean()}
+    # What the position alone would say: the loss falls below this only where the context is used.
+    blind = jnp.broadcast_to(s_y.mean(0), s_y.shape)
+    by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets), mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
+    metrics = {"prediction": value, "by_position": by_position, "position_share": position, "image_share": whole,
+               "target_std": s_y.std(0).mean(), "variance_ratio": _variance(guess, targets.valid) / _variance(
+                   mask_samplers.gather(s_y, targets), targets.valid)}
     if sigreg is not None:
-      pooled = (whole if not momentum else enc.apply(params["encoder"], x)).mean(1)
+      pooled = enc.apply(params["encoder"], x).mean(1)
       metrics["sigreg"] = sigreg_loss.sigreg(pooled, k_slices, slices=sigreg.get("slices", 256))
       value = value + sigreg["weight"] * metrics["sigreg"]
     return value, (extra, metrics)
@@ -76,3 +91,9 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
     return Features(tokens.mean(1), tokens)
 
   return Method(init, loss, post, embed)
+
+
+def _variance(x, valid):
+  """Variance over valid tokens, averaged over channels."""
+  mean = (x * valid[..., None]).sum((0, 1, 2)) / valid.sum()
+  return prediction.masked_mean(jnp.square(x - mean).mean(-1), valid)

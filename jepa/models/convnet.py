@@ -48,15 +48,15 @@ class ConvNet(nn.Module):
 
   widths: Sequence[int]
   strides: Sequence[int]
-  kernel: int
+  kernels: Sequence[int]
   train: bool
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image):
     x = image.astype(self.dtype)
-    for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
-      x = nn.Conv(width, (self.kernel,) * 2, (stride,) * 2, use_bias=False, dtype=self.dtype,
+    for i, (width, stride, kernel) in enumerate(zip(self.widths, self.strides, self.kernels)):
+      x = nn.Conv(width, (kernel,) * 2, (stride,) * 2, use_bias=False, dtype=self.dtype,
                   kernel_init=nn.initializers.he_normal(), name=f"conv{i}")(x)
       x = nn.relu(BatchNorm(self.train, dtype=self.dtype, name=f"norm{i}")(x))
     tokens = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
@@ -77,16 +77,17 @@ class Projector(nn.Module):
     return nn.Dense(self.widths[-1], name="out")(x)
 
 
-def convnet(*, widths: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int] = (1, 2, 2, 1), kernel: int = 3,
+def convnet(*, widths: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int] = (1, 2, 2, 1), kernels: Sequence[int] = (),
             dtype: str = "float32") -> StatefulNet:
-  """apply(params, stats, image [B H W C], train) -> (Features, stats).
+  """apply(params, stats, image [B H W C], train) -> (Features, stats). `kernels`: sides of the kernels, 3 by default.
 
   Raises:
-    ValueError: widths and strides differ in number.
+    ValueError: widths, strides and kernels differ in number.
   """
-  if len(widths) != len(strides):
-    raise ValueError(f"convnet: {len(widths)} widths and {len(strides)} strides; give as many of both")
-  return _stateful(lambda train: ConvNet(tuple(widths), tuple(strides), kernel, train, jnp.dtype(dtype)))
+  kernels = tuple(kernels) or (3,) * len(widths)
+  if not len(widths) == len(strides) == len(kernels):
+    raise ValueError(f"convnet: {len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels; give as many of each")
+  return _stateful(lambda train: ConvNet(tuple(widths), tuple(strides), kernels, train, jnp.dtype(dtype)))
 
 
 def projector(*, widths: Sequence[int] = (512, 64)) -> StatefulNet:

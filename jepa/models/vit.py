@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa import masks
-from jepa.models import layers, positions
+from jepa.models import layers as lib, positions
 from jepa.types import Net, Tokens
 
 # name: (width, depth, heads, mlp ratio)
@@ -53,23 +53,26 @@ def patches(image: jax.Array, patch: int) -> jax.Array:
 
 
 def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, mlp_ratio: float = 0.0, patch: int = 16,
-            position: str = "sincos", remat: str = "none", scan: bool | None = None, dtype: str = "float32") -> Net:
-  """init(key, image) -> params; apply(params, image [B H W C], tokens=None) -> [B N D], or [B K D] of `tokens`.
+            position: str = "sincos", init_std: float = 0.0, remat: str = "none", scan: bool | None = None,
+            dtype: str = "float32") -> Net:
+  """init(key, image) -> params; apply(params, image [B H W C], tokens=None, layers=0) -> [B N D], or [B K D] of `tokens`.
 
-  No class token. With `tokens` the others are dropped before the first product, so the cost is that of the kept ones.
+  No class token. With `tokens` the others are dropped before the first product, so the cost is that of the kept ones. With `layers`
+  L > 0: what leaves the last L blocks, not normalised, [L B N D].
 
   Args:
     variant: "Ti", "S", "B", "L", "H", "g"; width, depth, heads, mlp_ratio override it.
     position: "sincos" (fixed 2-D), "learned", or "rope" (in every attention).
-    remat, scan: see layers.stack. dtype: of the compute ("bfloat16"); parameters are f32.
+    init_std: of the weights; 0: 1 / sqrt(fan-in). remat, scan: see layers.stack.
+    dtype: of the compute ("bfloat16"); parameters are f32.
   """
   width, depth, heads, mlp_ratio = shape_of(variant, width, depth, heads, mlp_ratio)
   if position not in ("sincos", "learned", "rope"):
     raise ValueError(f"positions {position!r} are unknown; choose one of sincos, learned, rope")
   compute = jnp.dtype(dtype)
-  embed = layers.net(layers.Dense(width, compute))
-  blocks = layers.stack(layers.net(layers.Block(heads, round(width * mlp_ratio), compute)), depth, remat=remat, scan=scan)
-  norm = layers.net(layers.LayerNorm(compute))
+  embed = lib.net(lib.Dense(width, compute, init_std))
+  blocks = lib.stack(lib.net(lib.Block(heads, round(width * mlp_ratio), compute, init_std)), depth, remat=remat, scan=scan)
+  norm = lib.net(lib.LayerNorm(compute))
 
   def init(key, image):
     keys = jax.random.split(key, 4)
@@ -80,7 +83,7 @@ def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0
       params["positions"] = 0.02 * jax.random.normal(keys[3], (x.shape[1], width))
     return params
 
-  def apply(params, image, tokens: Tokens | None = None):
+  def apply(params, image, tokens: Tokens | None = None, layers: int = 0):
     grid = grid_of(image, patch)
     x = patches(image, patch)
     valid = None
@@ -95,6 +98,8 @@ def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0
     else:
       table = jnp.asarray(positions.sincos_2d(width, grid)) if position == "sincos" else params["positions"]
       x = x + table[index].astype(compute)
+    if layers:
+      return blocks.trace(params["blocks"], layers, x, valid, rope).astype(jnp.float32)
     x = blocks.apply(params["blocks"], x, valid, rope)
     return norm.apply(params["norm"], x).astype(jnp.float32)
 
@@ -102,18 +107,20 @@ def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0
 
 
 def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12, mlp_ratio: float = 4.0, position: str = "sincos",
-              remat: str = "none", scan: bool | None = None, dtype: str = "float32") -> Net:
+              joint: bool = False, init_std: float = 0.0, remat: str = "none", scan: bool | None = None,
+              dtype: str = "float32") -> Net:
   """I-JEPA's predictor (arXiv 2301.08243): a narrow ViT that fills mask tokens, each block of targets on its own.
 
   init(key) -> params; apply(params, z [B K inputs], context Tokens [B K], targets Tokens [B M Kt], grid) -> [B M Kt inputs].
-  The context is repeated for every block; blocks do not see each other.
+  The context is repeated for every block and blocks do not see each other, or, with `joint`, all are filled in one pass (as in
+  V-JEPA, arXiv 2404.08471), which costs less.
   """
   if width % heads:
     raise ValueError(f"predictor width {width} is not divisible by {heads} heads")
   compute = jnp.dtype(dtype)
-  inp, out = layers.net(layers.Dense(width, compute)), layers.net(layers.Dense(inputs, compute))
-  blocks = layers.stack(layers.net(layers.Block(heads, round(width * mlp_ratio), compute)), depth, remat=remat, scan=scan)
-  norm = layers.net(layers.LayerNorm(compute))
+  inp, out = (lib.net(lib.Dense(d, compute, init_std)) for d in (width, inputs))
+  blocks = lib.stack(lib.net(lib.Block(heads, round(width * mlp_ratio), compute, init_std)), depth, remat=remat, scan=scan)
+  norm = lib.net(lib.LayerNorm(compute))
 
   def init(key):
     keys = jax.random.split(key, 5)
@@ -122,6 +129,9 @@ def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12
             "out": out.init(keys[3], h), "mask": {"token": 0.02 * jax.random.normal(keys[4], (width,))}}
 
   def apply(params, z_BKD, context: Tokens, targets: Tokens, grid: tuple[int, int]):
+    shape = targets.index.shape
+    if joint:
+      targets = Tokens(*(t.reshape(shape[0], 1, -1) for t in targets))
     b, m, kt = targets.index.shape
     fold = lambda x: jnp.repeat(x, m, 0)                                      # the context once for every block
     index = jnp.concatenate([fold(context.index), targets.index.reshape(b * m, kt)], 1)
@@ -133,7 +143,7 @@ def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12
     if rope is None:
       x = x + jnp.asarray(positions.sincos_2d(width, grid))[index].astype(compute)
     x = blocks.apply(params["blocks"], x, valid, rope)[:, -kt:]
-    return out.apply(params["out"], norm.apply(params["norm"], x)).astype(jnp.float32).reshape(b, m, kt, inputs)
+    return out.apply(params["out"], norm.apply(params["norm"], x)).astype(jnp.float32).reshape(*shape, inputs)
 
   return Net(init, apply)
 
