@@ -4,7 +4,6 @@ Axes: `data` replicates parameters and splits the batch; `fsdp` splits both; `te
 Losses and models are written in the global view (`z.mean(0)` is the mean of the global batch), so nothing else changes
 between a laptop and a pod.
 """
-from collections.abc import Mapping
 import math
 import re
 from typing import NamedTuple

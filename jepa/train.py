@@ -10,7 +10,6 @@ from pathlib import Path
 import signal
 import threading
 import time
-from typing import NamedTuple
 
 from absl import logging
 import jax

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jepa.data import memory, order, pipeline, sources, splits
+from jepa.data import order, pipeline, sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 TFDS = pathlib.Path(os.environ.get("JEPA_DATA_DIR") or ROOT.parent / "shared" / "data" / "tfds")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import experiment, methods, sharding, state as states
+from jepa import experiment, methods
 from jepa.optim import path_of
 from tests import runs
 
