@@ -11,7 +11,7 @@ SIZES = dict(batch=128, examples=5000)
 
 @pytest.mark.parametrize("text,steps", [
     ("500 steps", 500), ("1 step", 1), ("500", 500), (500, 500), ("1e3 steps", 1000), (" 2.5e2steps ", 250),
-    ("1e6 examples", 7812), ("128 example", 1), ("3 epochs", 117), ("1 epoch", 39), ("0.5 epochs", 20), (".5 epochs", 20), ("0 steps", 0)])
+    ("1e6 examples", 7812), ("128 example", 1), ("3 epochs", 117), ("1 epoch", 39), ("0.5 epochs", 20), ("300 epochs", 11719), (".5 epochs", 20), ("0 steps", 0)])
 def test_durations_in_steps(text, steps):
   assert config.duration(text, **SIZES) == steps
 
