@@ -4,6 +4,10 @@ Prints one table and one JSON line. A row is a train step as the loop runs it (m
 `SIZES`. With --peer, a command that prints a JSON line with "img_per_s" and takes --image, --patch, --width, ... (the options of
 `peer_options`) is run in turn with ours, each in a process of its own, and the ratio is the median of pairs.
 """
+from jepa import heap
+
+heap.keep()      # before JAX starts its backend, as jepa.main does
+
 import json
 import shlex
 import statistics

@@ -3,6 +3,10 @@ r"""Evaluates a trained run: python -m jepa.evaluate --workdir=runs/quickstart [
 Writes results.json and report.html in the workdir and prints the table, with the floors (raw pixels, the same encoder untrained)
 beside every number.
 """
+from jepa import heap
+
+heap.keep()      # before JAX starts its backend
+
 from pathlib import Path
 import sys
 

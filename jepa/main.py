@@ -4,6 +4,10 @@ The same command again continues an interrupted run. Exit codes: 0 done, 75 inte
 """
 import sys
 
+from jepa import heap
+
+heap.keep()      # before JAX starts its backend
+
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags

@@ -46,13 +46,12 @@ def make(*, name: str = "adamw", lr: Mapping, weight_decay: Mapping | float = 0.
   rate = schedules.make(**lr, steps=steps)
   decay = schedules.make(**weight_decay, steps=steps)
   groups = tuple(Group(**g) for g in groups)
-  is_weight = lambda params: jax.tree_util.tree_map_with_path(lambda p, _: path_of(p).endswith("kernel"), params)
 
   decayed = _add_scheduled_decay(decay, groups)
   if name == "adamw":       # decoupled: decay joins after the moments
     core = [optax.scale_by_adam(b1, b2, eps), decayed]
   elif name == "lars":      # arXiv 1708.03888: decay joins the gradient, then the layer-wise ratio, then momentum
-    core = [decayed, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), is_weight)]
+    core = [decayed, _scale_by_trust_ratio(trust)]
   else:
     core = [decayed, optax.trace(momentum)]
   chain = [optax.clip_by_global_norm(clip)] if clip else []
@@ -77,6 +76,18 @@ def _add_scheduled_decay(decay, groups) -> optax.GradientTransformation:
       return u + (weight * factor).astype(u.dtype) * p if factor else u
     return jax.tree_util.tree_map_with_path(one, updates, params), ScheduledDecay(state.count + 1)
   return optax.GradientTransformation(lambda params: ScheduledDecay(jnp.zeros((), jnp.int32)), update)
+
+
+def _scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
+  """LARS's ratio of norms, weight over update, for each kernel; of stacked layers (under "blocks") for each layer."""
+  def one(path, u, p):
+    if not path_of(path).endswith("kernel"):
+      return u
+    axes = tuple(range(1 if "blocks/" in path_of(path) else 0, p.ndim))
+    norm = lambda x: jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))
+    weight, update = norm(p), norm(u)
+    return u * jnp.where((weight > 0) & (update > 0), coefficient * weight / jnp.where(update > 0, update, 1.0), 1.0)
+  return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates, params))
 
 
 def _scale_by_group(groups) -> optax.GradientTransformation:

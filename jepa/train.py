@@ -50,8 +50,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
   on_batch = sharding.of_batch(exp.mesh)
   table = experiment.describe(exp)
 
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(jax.set_mesh(exp.mesh))
+  with jax.set_mesh(exp.mesh), contextlib.ExitStack() as stack:
     interrupted = stack.enter_context(_signals())
 
     # 2. State: resume > named checkpoint > encoder only > scratch.
@@ -129,12 +128,13 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
           bar.say(f"step {step}: " + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
         _alarm(alarms, cfg["eval"]["alarm"], bar)
         meter.skip(time.monotonic() - pause)
-    bar.close()
-
-    # 7. The end: the evaluations of the paper, the table, the pictures.
     checkpointer.wait()
+
+  # 7. The end: the evaluations of the paper, the table, the pictures. All is saved, so a signal may end it at once; the same
+  # command again comes back here.
+  with jax.set_mesh(exp.mesh):
     alarms = evaluation.final(exp, state, workdir)
-    _alarm(alarms, cfg["eval"]["alarm"], bar)
+  _alarm(alarms, cfg["eval"]["alarm"], bar)
   return 0
 
 

@@ -41,9 +41,9 @@ def affine_views(*, count: int = 2, rotate: float = 20.0, scale: Sequence[float]
   def recipe(key, images):
     def view(k):
       k_warp, k_noise, k_erase, k_stroke = jax.random.split(k, 4)
-      x = _each(affine, k_warp, images, rotate=rotate, scale=tuple(scale), shear=shear, translate=translate, elastic=elastic)
-      x = _each(random_thickness, k_stroke, x, share=thickness) if thickness else x
-      x = _each(random_erase, k_erase, x, side=erase) if erase else x
+      x = each(affine, k_warp, images, rotate=rotate, scale=tuple(scale), shear=shear, translate=translate, elastic=elastic)
+      x = each(random_thickness, k_stroke, x, share=thickness) if thickness else x
+      x = each(random_erase, k_erase, x, side=erase) if erase else x
       return x + noise * jax.random.normal(k_noise, x.shape) if noise else x
     return (jax.vmap(view)(jax.random.split(key, count)),)
   return recipe
@@ -61,9 +61,9 @@ def crop_views(*, count: int = 1, size: int, scale: Sequence[float] = (0.3, 1.0)
   def group(key, images, count, size, scale):
     def view(k):
       k_crop, k_flip, k_photo = jax.random.split(k, 3)
-      x = _each(random_resized_crop, k_crop, images, size=size, scale=tuple(scale), aspect=tuple(aspect))
-      x = _each(random_flip, k_flip, x, probability=flip) if flip else x
-      return _each(apply_photometric, k_photo, x, **photometric) if photometric is not None else x
+      x = each(random_resized_crop, k_crop, images, size=size, scale=tuple(scale), aspect=tuple(aspect))
+      x = each(random_flip, k_flip, x, probability=flip) if flip else x
+      return each(apply_photometric, k_photo, x, **photometric) if photometric is not None else x
     return jax.vmap(view)(jax.random.split(key, count))
 
   def recipe(key, images):
@@ -73,7 +73,7 @@ def crop_views(*, count: int = 1, size: int, scale: Sequence[float] = (0.3, 1.0)
   return recipe
 
 
-def _each(transform, key, images, **args):
+def each(transform, key, images, **args):
   """transform(key, image) over a batch, a key an image."""
   return jax.vmap(lambda k, x: transform(k, x, **args))(jax.random.split(key, images.shape[0]), images)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa.losses import prediction, sigreg, vicreg
+from jepa.losses import prediction, sigreg
 
 KEY = jax.random.key(0)
 
@@ -124,24 +124,23 @@ def test_layer_norm_is_without_affine_and_finite_at_collapse():
   assert prediction.layer_norm(constant.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
-def test_vicreg_terms_are_those_of_the_paper():
-  z = np.random.default_rng(7).normal(size=(6, 4)) * [0.1, 0.5, 1.0, 3.0] + [0, 1, 2, 3]
-  n, d = z.shape
-  mean = [sum(z[:, i]) / n for i in range(d)]
-  c = [[sum((z[b, i] - mean[i]) * (z[b, j] - mean[j]) for b in range(n)) / (n - 1) for j in range(d)] for i in range(d)]
-  hinge = sum(max(0.0, 1.0 - np.sqrt(c[i][i] + 1e-4)) for i in range(d)) / d
-  cross = sum(c[i][j] ** 2 for i in range(d) for j in range(d) if i != j) / d
-  assert any(c[i][i] > 1 for i in range(d)) and hinge > 0
-  np.testing.assert_allclose(vicreg.variance(z), hinge, rtol=1e-5)
-  np.testing.assert_allclose(vicreg.covariance(z), cross, rtol=1e-5)
+def test_centre_takes_position_and_image_away():
+  rng = np.random.default_rng(0)
+  position, image = rng.normal(size=(1, 6, 4)), rng.normal(size=(32, 1, 4))
+  rest = rng.normal(size=(32, 6, 4)) * np.array([0.5, 1.0, 2.0, 4.0])
+  h = np.float32(3 * position + 2 * image + rest)
+  got = np.asarray(prediction.centre(h, eps=0.0))
+  np.testing.assert_allclose(got.mean(0), 0, atol=1e-5)
+  np.testing.assert_allclose(got.mean(1), 0, atol=1e-5)
+  np.testing.assert_allclose((got**2).mean((0, 1)), 1, rtol=1e-5)
+  np.testing.assert_allclose(got, prediction.centre(np.float32(rest), eps=0.0), atol=1e-4)      # neither was ever there
+  assert np.isfinite(jax.grad(lambda x: prediction.centre(x).sum())(jnp.ones((4, 3, 2)))).all()
 
 
-def test_vicreg_is_finite_at_collapse_and_zero_where_nothing_is_wrong():
-  collapsed = jnp.ones((8, 4))
-  np.testing.assert_allclose(vicreg.variance(collapsed), 1 - 1e-2, rtol=1e-5)
-  for term in (vicreg.variance, vicreg.covariance):
-    assert np.isfinite(jax.grad(term)(collapsed)).all()
-  axes = 3.0 * np.concatenate([np.eye(4), -np.eye(4)]).astype(np.float32)        # spread, uncorrelated
-  assert vicreg.variance(axes) == 0 and abs(vicreg.covariance(axes)) < 1e-6
-  half = jnp.asarray(axes / 10)
-  assert (jax.grad(vicreg.variance)(half) * half).sum() < 0                      # the step enlarges the spread
+def test_shares_tell_position_from_image():
+  rng = np.random.default_rng(0)
+  position, image, rest = rng.normal(size=(1, 50, 8)), rng.normal(size=(400, 1, 8)), rng.normal(size=(400, 50, 8))
+  np.testing.assert_allclose(prediction.shares(np.float32(position + 0 * image)), (1, 0), atol=1e-4)
+  np.testing.assert_allclose(prediction.shares(np.float32(image + 0 * position)), (0, 1), atol=1e-4)
+  power = [np.mean((x - x.mean((0, 1)))**2) for x in (position, image, rest)]
+  np.testing.assert_allclose(prediction.shares(np.float32(position + image + rest)), np.array(power[:2]) / sum(power), rtol=0.1)

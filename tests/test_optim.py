@@ -102,10 +102,26 @@ def test_adamw_is_that_of_optax():
   same(run(ours), run(optax.adamw(0.1, 0.8, 0.95, 1e-6, weight_decay=0.05, mask=kernels)))
 
 
-def test_lars_is_that_of_optax():
-  ours = make(name="lars", momentum=0.8, trust=0.01)
-  same(run(ours), run(optax.lars(0.1, 0.05, weight_decay_mask=kernels, trust_coefficient=0.01, trust_ratio_mask=kernels,
-                                 momentum=0.8)))
+def test_lars_is_that_of_optax_for_every_layer():
+  """Ours on stacked layers, optax's on the same layers one by one: the ratio of norms is a layer's own."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  stacked = {"blocks": {"up": {"kernel": draw(3, 4, 5), "bias": draw(3, 5)}}, "out": {"kernel": draw(5, 2)}}
+  stacked["blocks"]["up"]["kernel"] *= np.array([1.0, 10.0, 0.1], np.float32)[:, None, None]
+  grads = [jax.tree.map(lambda p: draw(*p.shape), stacked) for _ in range(4)]
+  apart = lambda tree: {"out": tree["out"]} | {f"layer{i}": jax.tree.map(lambda p: p[i], tree["blocks"]) for i in range(3)}
+
+  def train(optimizer, params, grads):
+    state = optimizer.init(params)
+    for g in grads:
+      updates, state = optimizer.update(g, state, params)
+      params = optax.apply_updates(params, updates)
+    return params
+
+  ours = train(make(name="lars", momentum=0.8, trust=0.01), stacked, grads)
+  theirs = train(optax.lars(0.1, 0.05, weight_decay_mask=kernels, trust_coefficient=0.01, trust_ratio_mask=kernels, momentum=0.8),
+                 apart(stacked), [apart(g) for g in grads])
+  same(apart(ours), theirs)
 
 
 def test_sgd_is_that_of_optax():

@@ -19,7 +19,7 @@ from jepa.types import Features, Method
 
 
 def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0),
-         sigreg: Mapping | None = None, view: Mapping | None = None, target_layers: int = 0, target_norm: str = "layer", beta: float = 1.0,
+         sigreg: Mapping | None = None, view: Mapping | None = None, photometric: Mapping | None = None, target_layers: int = 0, target_norm: str = "layer", beta: float = 1.0,
          mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25, steps: int) -> Method:
   """I-JEPA.
 
@@ -29,6 +29,8 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
     sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image, beside or
       (with ema None) instead of the EMA target; None: none.
     view: keyword arguments of views.make for one view, shared by context and targets (a random crop, say); None: the image.
+    photometric: keyword arguments of views.apply_photometric, drawn apart for context and targets, so that colour cannot be
+      carried over (not in the paper); None: none.
     target_layers: targets are the mean of the normalised outputs of so many last blocks (data2vec, arXiv 2202.03555); 0: of
       the encoder's output.
     target_norm: "layer" (LayerNorm without affine, as released), or "centred" (see losses.prediction.centre).
@@ -59,13 +61,15 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
     return (prediction.centre(h) if target_norm == "centred" else h), prediction.shares(h)
 
   def loss(params, extra, batch, key):
-    k_view, k_masks, k_slices = jax.random.split(key, 3)
+    k_view, k_masks, k_slices, k_context, k_target = jax.random.split(key, 5)
     image = views.to_float(batch["image"])
-    x = views.standardise(recipe(k_view, image)[0][0] if recipe else image, mean, std)
+    image = recipe(k_view, image)[0][0] if recipe else image
+    recolour = lambda k: views.each(views.apply_photometric, k, image, **photometric) if photometric else image
+    x, x_target = (views.standardise(recolour(k), mean, std) for k in (k_context, k_target))
     grid = vit.grid_of(x, patch)
     context, targets = sample(k_masks, x.shape[0], grid)
 
-    s_y, (position, whole) = jax.lax.stop_gradient(target(extra["target"] if momentum else params["encoder"], x))
+    s_y, (position, whole) = jax.lax.stop_gradient(target(extra["target"] if momentum else params["encoder"], x_target))
     s_x = enc.apply(params["encoder"], x, context)
     guess = pred.apply(params["predictor"], s_x, context, targets, grid)
     value = prediction.smooth_l1(guess, mask_samplers.gather(s_y, targets), targets.valid, beta=beta)

@@ -55,7 +55,7 @@ class Dense(nn.Module):
 
 
 class QKV(nn.Module):
-  """Queries, keys and values [3 B N D] of x [B N D] in one product; the kernel [D 3 D] keeps heads apart for the tensor axis."""
+  """Queries, keys and values [B N 3 D] of x [B N D] in one product; the kernel [D 3 D] keeps heads apart for the tensor axis."""
 
   dtype: Any = jnp.float32
   init_std: float = 0.0
@@ -65,8 +65,8 @@ class QKV(nn.Module):
     b, n, d = x.shape
     kernel = self.param("kernel", weight_init(self.init_std), (d, 3, d))
     bias = self.param("bias", nn.initializers.zeros, (3, d))
-    y = jnp.einsum("nd,dte->tne", x.reshape(-1, d).astype(self.dtype), kernel.astype(self.dtype))
-    return (y + bias.astype(self.dtype)[:, None]).reshape(3, b, n, d)
+    y = jnp.einsum("nd,dte->nte", x.reshape(-1, d).astype(self.dtype), kernel.astype(self.dtype))
+    return (y + bias.astype(self.dtype)).reshape(b, n, 3, d)
 
 
 class Attention(nn.Module):
@@ -83,7 +83,8 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x, valid_BN=None, rope=None):
     b, n, d = x.shape
-    q, k, v = QKV(self.dtype, self.init_std, name="qkv")(x).reshape(3, b, n, self.heads, d // self.heads)
+    qkv = QKV(self.dtype, self.init_std, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
+    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     if rope is not None:
       q, k = positions.rotate(q, rope), positions.rotate(k, rope)
     mask = None if valid_BN is None else valid_BN[:, None, None, :]
@@ -115,7 +116,7 @@ class Block(nn.Module):
     y = LayerNorm(self.dtype, name="norm1")(x)
     x = x + Attention(self.heads, self.dtype, self.init_std, name="attention")(y, valid_BN, rope)
     y = Dense(self.hidden, self.dtype, self.init_std, name="up")(LayerNorm(self.dtype, name="norm2")(x))
-    return x + Dense(d, self.dtype, self.init_std, name="down")(nn.gelu(y))
+    return x + Dense(d, self.dtype, self.init_std, name="down")(nn.gelu(y, approximate=False))
 
 
 def net(module: nn.Module) -> Net:
