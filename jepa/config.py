@@ -61,7 +61,10 @@ def tiny(c: ConfigDict, **args) -> ConfigDict:
   c = ConfigDict(c.to_dict())
   c.total, c.batch, c.accumulate = "4 steps", 16, 1
   c.data = dict(source="synthetic", args=dict(n=64, size=16, channels=3, classes=4), train="train", test="test", workers=0, prefetch=2)
-  c.args.update(args)
+  for key, value in args.items():       # replaced whole: update() would merge an encoder's sizes with the ones it had
+    if key in c.args:
+      del c.args[key]
+    c.args[key] = value
   if "warmup" in c.optim.lr:
     c.optim.lr.warmup = "1 step"
   c.checkpoint = dict(every="2 steps", keep=2, milestones="")
