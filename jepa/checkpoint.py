@@ -120,7 +120,9 @@ def _read(checkpointer, step, abstract, shardings) -> Restored:
                    + "\n  ".join(differences) + "\nUse the config that wrote it, or another workdir")
   state = checkpointer.load_checkpointables(step, dict(state=like))["state"]
   saved = metadata.custom_metadata or {}
-  return Restored(type(abstract)(**state), saved.get("data", {}), saved.get("config", {}))
+  if "data" not in saved:
+    raise ValueError("the position of the data is missing")     # without it the run would silently see the first batches again
+  return Restored(type(abstract)(**state), saved["data"], saved["config"])
 
 
 def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
