@@ -12,7 +12,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from jepa import checkpoint, logs, train
+from jepa import logs, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, as FILE or FILE:ARGUMENT; override its fields with "
                                           "--config.a.b=value.", lock_config=True)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     jax.distributed.initialize()
   try:
     code = train.run(_CONFIG.value, _WORKDIR.value, profile=_window(_PROFILE.value))
-  except (ValueError, FileNotFoundError, checkpoint.Mismatch, train.NonFinite, train.Collapse) as error:
+  except (ValueError, OSError, train.NonFinite, train.Collapse, RuntimeError) as error:
     if logging.level_debug():
       raise
     print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)     # what is wrong and what to do; --verbosity=1 shows where
