@@ -1,8 +1,10 @@
-r"""Times training steps: python -m jepa.bench [--sizes=small,digits] [--peer='python peer.py'] [--out=bench.json]
+r"""Times training steps: python -m jepa.bench [--sizes=small,digits] [--peer='python peer.py']
+[--out=bench.json]
 
-Prints one table and one JSON line. A row is a train step as the loop runs it (masks, EMA, optimizer, logging scalars), at a size of
-`SIZES`. With --peer, a command that prints a JSON line with "img_per_s" and takes --image, --patch, --width, ... (the options of
-`peer_options`) is run in turn with ours, each in a process of its own, and the ratio is the median of pairs.
+Prints one table and one JSON line. A row is a train step as the loop runs it (masks, EMA, optimizer, logging
+scalars), at a size of `SIZES`. With --peer, a command that prints a JSON line with "img_per_s" and takes
+--image, --patch, --width, ... (the options of `peer_options`) is run in turn with ours, each in a process of
+its own, and the ratio is the median of pairs.
 """
 from jepa import heap
 
@@ -25,10 +27,12 @@ from jepa.data import pipeline
 
 # The sizes of an I-JEPA step; keep and target are tokens.
 SIZES = {
-    "small": dict(image=32, patch=4, width=192, depth=12, heads=3, pred_width=96, pred_depth=4, pred_heads=3, keep=24, target=12, blocks=4, batch=64),
-    "digits": dict(image=28, patch=4, width=128, depth=4, heads=4, pred_width=64, pred_depth=2, pred_heads=2, keep=20, target=8, blocks=4, batch=128),
-    "B/16": dict(image=224, patch=16, width=768, depth=12, heads=12, pred_width=384, pred_depth=12, pred_heads=12, keep=85, target=36, blocks=4,
-                 batch=128),
+    "small": dict(image=32, patch=4, width=192, depth=12, heads=3, pred_width=96, pred_depth=4, pred_heads=3,
+                  keep=24, target=12, blocks=4, batch=64),
+    "digits": dict(image=28, patch=4, width=128, depth=4, heads=4, pred_width=64, pred_depth=2, pred_heads=2,
+                   keep=20, target=8, blocks=4, batch=128),
+    "B/16": dict(image=224, patch=16, width=768, depth=12, heads=12, pred_width=384, pred_depth=12,
+                 pred_heads=12, keep=85, target=36, blocks=4, batch=128),
 }
 
 
@@ -38,12 +42,13 @@ def config(size: str, *, dtype: str = "float32", steps: int = 100):
   tokens = (s["image"] // s["patch"]) ** 2
   c = base()
   c.total, c.batch, c.method = f"{steps} steps", s["batch"], "ijepa"
-  c.data = dict(source="synthetic", args=dict(n=4 * s["batch"], size=s["image"], channels=3, classes=10), train="train", test="test", workers=0,
-                prefetch=2)
+  c.data = dict(source="synthetic", args=dict(n=4 * s["batch"], size=s["image"], channels=3, classes=10),
+                train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
       encoder=dict(width=s["width"], depth=s["depth"], heads=s["heads"], patch=s["patch"], dtype=dtype),
       predictor=dict(width=s["pred_width"], depth=s["pred_depth"], heads=s["pred_heads"], dtype=dtype),
-      masks=dict(blocks=s["blocks"], target_scale=(s["target"] / tokens,) * 2, target_aspect=(0.75, 1.5), keep=s["keep"] / tokens))
+      masks=dict(blocks=s["blocks"], target_scale=(s["target"] / tokens,) * 2, target_aspect=(0.75, 1.5),
+                 keep=s["keep"] / tokens))
   return c
 
 
@@ -58,11 +63,13 @@ def step_times(size: str, *, dtype: str, steps: int) -> dict:
   on_batch = sharding.of_batch(exp.mesh)
   with jax.set_mesh(exp.mesh):
     start = time.perf_counter()
-    step = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch), out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
+    step = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch),
+                   out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
                    donate_argnums=0).lower(exp.abstract, exp.batch).compile()
     compile_s = time.perf_counter() - start
     state = experiment.initial_state(exp)
-    data = pipeline.prefetch(pipeline.train(exp.train, batch=exp.config["batch"], seed=0), lambda b: pipeline.put(b, on_batch), depth=2)
+    data = pipeline.prefetch(pipeline.train(exp.train, batch=exp.config["batch"], seed=0),
+                             lambda b: pipeline.put(b, on_batch), depth=2)
     times = []
     for i in range(steps + 2):
       if i == 2:                # two steps to warm up
@@ -74,26 +81,33 @@ def step_times(size: str, *, dtype: str, steps: int) -> dict:
     waited = data.waited - waited
     data.close()
   times = times[2:]
-  median, operations, peak = statistics.median(times), flops.count(exp.step, exp.abstract, exp.batch), flops.peak(jax.devices()[0])
-  return {"size": size, "dtype": dtype, "batch": exp.config["batch"], "step_s": median, "img_per_s": exp.config["batch"] / median,
+  median, operations, peak = (statistics.median(times), flops.count(exp.step, exp.abstract, exp.batch),
+                              flops.peak(jax.devices()[0]))
+  return {"size": size, "dtype": dtype, "batch": exp.config["batch"], "step_s": median,
+          "img_per_s": exp.config["batch"] / median,
           "compile_s": compile_s, "input_wait": waited / sum(times), "flops_per_step": operations,
-          "gflops_per_s": operations / median / 1e9, "mfu": operations / median / peak / jax.device_count() if peak else None,
+          "gflops_per_s": operations / median / 1e9,
+          "mfu": operations / median / peak / jax.device_count() if peak else None,
           "loss": float(metrics["loss"])}
 
 
 def against(size: str, peer: str, *, dtype: str, steps: int, rounds: int) -> dict:
   """Our step and the peer's in turn, in fresh processes."""
-  ours = [sys.executable, "-m", "jepa.bench", f"--sizes={size}", f"--dtype={dtype}", f"--steps={steps}", "--json_only"]
+  ours = [sys.executable, "-m", "jepa.bench", f"--sizes={size}", f"--dtype={dtype}", f"--steps={steps}",
+          "--json_only"]
   theirs = shlex.split(peer) + peer_options(size, dtype) + [f"--steps={steps}"]
-  read = lambda command: json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
+  read = lambda command: json.loads(
+      subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
   pairs = []
   for i in range(rounds):
     a, b = read(ours)["rows"][0], read(theirs)
     pairs.append((a["img_per_s"], b["img_per_s"]))
-    print(f"{size} round {i + 1}/{rounds}: ours {pairs[-1][0]:.1f} images/s, peer {pairs[-1][1]:.1f}, ratio {pairs[-1][0] / pairs[-1][1]:.2f}",
+    print(f"{size} round {i + 1}/{rounds}: ours {pairs[-1][0]:.1f} images/s, peer {pairs[-1][1]:.1f}, "
+          f"ratio {pairs[-1][0] / pairs[-1][1]:.2f}",
           file=sys.stderr, flush=True)
   ratios = [a / b for a, b in pairs]
-  return a | {"img_per_s": statistics.median(p[0] for p in pairs), "peer_img_per_s": statistics.median(p[1] for p in pairs),
+  return a | {"img_per_s": statistics.median(p[0] for p in pairs),
+              "peer_img_per_s": statistics.median(p[1] for p in pairs),
               "ratio": statistics.median(ratios), "ratios": [round(r, 3) for r in ratios]}
 
 
@@ -116,11 +130,13 @@ def compile_time(arch: str) -> dict:
 
 def table(rows: list[dict]) -> str:
   """The rows as text."""
-  head = f"{'size':<8} {'dtype':<9} {'batch':>5} {'ms a step':>10} {'images/s':>9} {'peer':>9} {'ratio':>6} {'GFLOP/s':>9} {'MFU':>6} {'wait':>6} {'compile s':>9}"
+  head = (f"{'size':<8} {'dtype':<9} {'batch':>5} {'ms a step':>10} {'images/s':>9} {'peer':>9} {'ratio':>6} "
+          f"{'GFLOP/s':>9} {'MFU':>6} {'wait':>6} {'compile s':>9}")
   cell = lambda v, form: "-" if v is None else format(v, form)
   return "\n".join([head, "-" * len(head)] + [
-      f"{r['size']:<8} {r['dtype']:<9} {r['batch']:>5} {1e3 * r['step_s']:>10.1f} {r['img_per_s']:>9.1f} {cell(r.get('peer_img_per_s'), '.1f'):>9} "
-      f"{cell(r.get('ratio'), '.2f'):>6} {r['gflops_per_s']:>9.1f} {cell(r['mfu'], '.1%'):>6} {r['input_wait']:>6.1%} {r['compile_s']:>9.1f}" for r in rows])
+      f"{r['size']:<8} {r['dtype']:<9} {r['batch']:>5} {1e3 * r['step_s']:>10.1f} {r['img_per_s']:>9.1f} "
+      f"{cell(r.get('peer_img_per_s'), '.1f'):>9} {cell(r.get('ratio'), '.2f'):>6} {r['gflops_per_s']:>9.1f} "
+      f"{cell(r['mfu'], '.1%'):>6} {r['input_wait']:>6.1%} {r['compile_s']:>9.1f}" for r in rows])
 
 
 _SIZES = flags.DEFINE_list("sizes", ["small", "digits"], f"Which of {', '.join(SIZES)}.")
@@ -128,7 +144,8 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the 
 _STEPS = flags.DEFINE_integer("steps", 10, "Timed steps, after two to warm up.", lower_bound=1)
 _PEER = flags.DEFINE_string("peer", "", "A command to run in turn with ours at the same sizes.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "With --peer: pairs of processes.", lower_bound=1)
-_COMPILE = flags.DEFINE_string("compile", "", "Also time compilation of the published step of an architecture, as in H/14.")
+_COMPILE = flags.DEFINE_string("compile", "",
+                               "Also time compilation of the published step of an architecture, as in H/14.")
 _OUT = flags.DEFINE_string("out", "", "Also write the JSON there.")
 _JSON_ONLY = flags.DEFINE_bool("json_only", False, "Print no table.")
 
@@ -141,15 +158,16 @@ def main(argv: list[str]) -> None:
   unknown = [s for s in _SIZES.value if s not in SIZES]
   if unknown:
     raise app.UsageError(f"unknown sizes {', '.join(unknown)}; choose among {', '.join(SIZES)}")
-  one = lambda s: (against(s, _PEER.value, dtype=_DTYPE.value, steps=_STEPS.value, rounds=_ROUNDS.value) if _PEER.value
-                   else step_times(s, dtype=_DTYPE.value, steps=_STEPS.value))
+  one = lambda s: (against(s, _PEER.value, dtype=_DTYPE.value, steps=_STEPS.value, rounds=_ROUNDS.value)
+                   if _PEER.value else step_times(s, dtype=_DTYPE.value, steps=_STEPS.value))
   result = {"facts": logs.facts(), "rows": [one(s) for s in _SIZES.value]}
   if _COMPILE.value:
     result["compile"] = compile_time(_COMPILE.value)
   if not _JSON_ONLY.value:
     print(table(result["rows"]))
     if _COMPILE.value:
-      print(f"\n{_COMPILE.value}: traced in {result['compile']['trace_s']:.1f} s, compiled in {result['compile']['compile_s']:.1f} s")
+      print(f"\n{_COMPILE.value}: traced in {result['compile']['trace_s']:.1f} s, "
+            f"compiled in {result['compile']['compile_s']:.1f} s")
   text = json.dumps(result)
   print(text)
   if _OUT.value:

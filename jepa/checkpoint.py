@@ -1,7 +1,8 @@
-"""Checkpoints: Orbax, thinly. One bundle a step = the whole train state, with the data position and the config beside it.
+"""Checkpoints: Orbax, thinly. One bundle a step = the whole train state, with the data position
+and the config beside it.
 
-Saves are asynchronous and atomic (a bundle appears under its final name only when complete). A restore reads straight into
-the shardings it is given, whatever mesh or number of processes wrote it.
+Saves are asynchronous and atomic (a bundle appears under its final name only when complete). A restore reads
+straight into the shardings it is given, whatever mesh or number of processes wrote it.
 """
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ class Restored(NamedTuple):
 
 
 def open(directory: str | Path, *, keep: int | None = None, milestones: int = 0) -> ocp.training.Checkpointer:
-  """A checkpointer that keeps the newest `keep` bundles (None: all), and every multiple of `milestones` steps for good."""
+  """A checkpointer that keeps the newest `keep` bundles (None: all), and every multiple of `milestones` steps
+  for good."""
   if keep is None:
     return ocp.training.Checkpointer(Path(directory).absolute())
   policies = [ocp.training.preservation_policies.LatestN(max(1, keep))]
@@ -39,7 +41,8 @@ def open(directory: str | Path, *, keep: int | None = None, milestones: int = 0)
 
 
 def save(checkpointer, state: PyTree, *, data: Mapping, config: Mapping) -> None:
-  """Starts saving the state at its own step; returns when it is copied off the device. A step already there is left."""
+  """Starts saving the state at its own step; returns when it is copied off the device.
+  A step already there is left."""
   step = int(state.step)
   if any(c.step == step for c in checkpointer.checkpoints):
     return
@@ -69,15 +72,17 @@ def restore(checkpointer, abstract: PyTree, shardings: PyTree, step: int | None 
   """
   found = [c.step for c in checkpointer.checkpoints]
   if step is not None and step not in found:
-    raise FileNotFoundError(f"no checkpoint of step {step} in {checkpointer.directory}; there are: {found or 'none'}")
+    raise FileNotFoundError(
+        f"no checkpoint of step {step} in {checkpointer.directory}; there are: {found or 'none'}")
   wanted = [step] if step is not None else found[::-1]
   for candidate in wanted:
     try:
       return _read(checkpointer, candidate, abstract, shardings)
     except Mismatch:
       raise
-    except Exception as error:    # whatever Orbax or TensorStore raises on a truncated, missing or altered file
-      logging.error("checkpoint %d in %s cannot be read and is set aside: %s: %s", candidate, checkpointer.directory,
+    except Exception as error:  # whatever Orbax or TensorStore raises on a truncated, missing or altered file
+      logging.error("checkpoint %d in %s cannot be read and is set aside: %s: %s", candidate,
+                    checkpointer.directory,
                     type(error).__name__, str(error).splitlines()[0] if str(error) else "")
       if step is not None:
         raise RuntimeError(f"checkpoint {candidate} in {checkpointer.directory} is damaged") from error
@@ -86,8 +91,9 @@ def restore(checkpointer, abstract: PyTree, shardings: PyTree, step: int | None 
       checkpointer.reload()
   if not wanted:
     return None
-  raise RuntimeError(f"none of the checkpoints {found} in {checkpointer.directory} can be read; they are kept as *.damaged. "
-                     "Start again in another workdir, or restore a copy")
+  raise RuntimeError(
+      f"none of the checkpoints {found} in {checkpointer.directory} can be read; they are kept as *.damaged. "
+      "Start again in another workdir, or restore a copy")
 
 
 def restore_part(directory: str | Path, step: int | None, abstract: PyTree, shardings: PyTree) -> PyTree:
@@ -98,22 +104,26 @@ def restore_part(directory: str | Path, step: int | None, abstract: PyTree, shar
   """
   found = steps(directory)
   if not found or (step is not None and step not in found):
-    raise FileNotFoundError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; there are: {found or 'none'}")
+    raise FileNotFoundError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; "
+                            f"there are: {found or 'none'}")
   step = found[-1] if step is None else step
   with open(directory) as checkpointer:
     saved = _shapes(checkpointer.checkpointables_metadata(step).metadata["state"])
     wanted = _shapes(abstract)
     differences = compare({p: s for p, s in saved.items() if p in wanted}, wanted)
     if differences:
-      raise Mismatch(f"checkpoint {step} in {directory} does not hold these weights:\n  " + "\n  ".join(differences))
+      raise Mismatch(f"checkpoint {step} in {directory} does not hold these weights:\n  "
+                     + "\n  ".join(differences))
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
+    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(
+        loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
       return checkpointer.load_checkpointables(step, dict(state=like))["state"]
 
 
 def _read(checkpointer, step, abstract, shardings) -> Restored:
   metadata = checkpointer.checkpointables_metadata(step)
-  like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)._asdict()
+  like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract,
+                      shardings)._asdict()
   differences = compare(_shapes(metadata.metadata["state"]), _shapes(like))
   if differences:
     raise Mismatch(f"checkpoint {step} in {checkpointer.directory} is of another method or architecture:\n  "
@@ -121,20 +131,23 @@ def _read(checkpointer, step, abstract, shardings) -> Restored:
   state = checkpointer.load_checkpointables(step, dict(state=like))["state"]
   saved = metadata.custom_metadata or {}
   if "data" not in saved:
-    raise ValueError("the position of the data is missing")     # without it the run would silently see the first batches again
+    # without it the run would silently see the first batches again
+    raise ValueError("the position of the data is missing")
   return Restored(type(abstract)(**state), saved["data"], saved["config"])
 
 
 def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
   tree = {name: part for name, part in tree.items() if name != "key"}     # a typed key is stored as its words
-  return {path_of(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(tree) if hasattr(x, "shape")}
+  return {path_of(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(tree)
+          if hasattr(x, "shape")}
 
 
 def compare(saved: Mapping[str, tuple], wanted: Mapping[str, tuple], limit: int = 12) -> list[str]:
   """Differences between two path -> shape tables, as lines."""
   lines = [f"only in the checkpoint: {p} {saved[p]}" for p in saved if p not in wanted]
   lines += [f"not in the checkpoint: {p} {wanted[p]}" for p in wanted if p not in saved]
-  lines += [f"{p}: {saved[p]} in the checkpoint, {wanted[p]} wanted" for p in saved if p in wanted and saved[p] != wanted[p]]
+  lines += [f"{p}: {saved[p]} in the checkpoint, {wanted[p]} wanted"
+            for p in saved if p in wanted and saved[p] != wanted[p]]
   return lines[:limit] + ([f"... and {len(lines) - limit} more"] if len(lines) > limit else [])
 
 

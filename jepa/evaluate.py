@@ -1,7 +1,8 @@
-r"""Evaluates a trained run: python -m jepa.evaluate --workdir=runs/quickstart [--checkpoint=N] [--evals=linear,knn,...]
+r"""Evaluates a trained run: python -m jepa.evaluate --workdir=runs/quickstart [--checkpoint=N]
+[--evals=linear,knn,...]
 
-Writes results.json and report.html in the workdir and prints the table, with the floors (raw pixels, the same encoder untrained)
-beside every number.
+Writes results.json and report.html in the workdir and prints the table, with the floors (raw pixels, the same
+encoder untrained) beside every number.
 """
 from jepa import heap
 
@@ -16,7 +17,8 @@ import jax
 from jepa import evaluation, experiment, logs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a trained run.")
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step to evaluate; the newest by default.", lower_bound=0)
+_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step to evaluate; the newest by default.",
+                                   lower_bound=0)
 _EVALS = flags.DEFINE_list("evals", [], "Evaluators, comma separated; config.eval.final by default.")
 
 

@@ -1,4 +1,5 @@
-"""From a config to the parts of a run. The only place where config strings become code; training and evaluation share it."""
+"""From a config to the parts of a run. The only place where config strings become code;
+training and evaluation share it."""
 from collections.abc import Callable
 import functools
 import json
@@ -49,8 +50,8 @@ def build(c: ConfigDict) -> Experiment:
   sizes = dict(batch=raw["batch"], examples=train.length)
   total = configs.duration(raw["total"], **sizes)
   if total < 1:
-    raise ValueError(f"config.total = {raw['total']!r} is {total} steps of batch {raw['batch']} over {train.length} examples; "
-                     "at least one is needed")
+    raise ValueError(f"config.total = {raw['total']!r} is {total} steps of batch {raw['batch']} over "
+                     f"{train.length} examples; at least one is needed")
   raw = configs.resolve(raw, **sizes, total=total) | {"total": total}
 
   # 3. Where things live.
@@ -71,21 +72,23 @@ def build(c: ConfigDict) -> Experiment:
   abstract = jax.eval_shape(lambda key: init(key, zeros), jax.random.key(raw["seed"]))
   shardings = sharding.of_state(abstract, mesh)
   return Experiment(
-      config=raw, total=total, mesh=mesh, train=train, test=test, method=method, tx=tx, schedules=schedules, batch=batch,
-      init=jax.jit(lambda key: init(key, zeros), out_shardings=shardings),
+      config=raw, total=total, mesh=mesh, train=train, test=test, method=method, tx=tx, schedules=schedules,
+      batch=batch, init=jax.jit(lambda key: init(key, zeros), out_shardings=shardings),
       step=functools.partial(states.train_step, method=method, tx=tx, accumulate=raw["accumulate"]),
       abstract=abstract, shardings=shardings)
 
 
 def _source(data: dict, which: str) -> sources.Source:
-  return configs.call(functools.partial(sources.load, data["source"], data[which]), "config.data.args", **data["args"])
+  return configs.call(functools.partial(sources.load, data["source"], data[which]), "config.data.args",
+                      **data["args"])
 
 
 def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:
   batch, pieces = raw["batch"], mesh.shape["data"] * mesh.shape["fsdp"] * raw["accumulate"]
   if batch % pieces or batch % jax.process_count():
-    raise ValueError(f"config.batch = {batch} does not split into data*fsdp*accumulate = {pieces} equal parts over "
-                     f"{jax.process_count()} processes; choose a multiple of {pieces}")
+    raise ValueError(
+        f"config.batch = {batch} does not split into data*fsdp*accumulate = {pieces} equal parts over "
+        f"{jax.process_count()} processes; choose a multiple of {pieces}")
   if batch > train.length:
     raise ValueError(f"config.batch = {batch} is larger than the training set ({train.length} images)")
 
@@ -100,7 +103,8 @@ def start(exp: Experiment, checkpointer) -> tuple[TrainState, dict, str]:
 
   1. resume: the newest readable checkpoint in the workdir;
   2. config.init.checkpoint: a workdir or DIR/checkpoints/STEP, whole (state, step, data position);
-  3. config.init.encoder: likewise, only what its path calls the encoder (or the target, where there is one); step 0;
+  3. config.init.encoder: likewise, only what its path calls the encoder (or the target, where there is one);
+     step 0;
   4. scratch.
   """
   wanted = exp.config["init"]
@@ -112,20 +116,23 @@ def start(exp: Experiment, checkpointer) -> tuple[TrainState, dict, str]:
     return found.state, found.data, f"continued {wanted['checkpoint']} at step {int(found.state.step)}"
   state = initial_state(exp)
   if wanted["encoder"]:
-    return _with_encoder(exp, state, wanted["encoder"]), {}, f"encoder of {wanted['encoder']}, the rest from scratch"
+    return (_with_encoder(exp, state, wanted["encoder"]), {},
+            f"encoder of {wanted['encoder']}, the rest from scratch")
   return state, {}, "from scratch"
 
 
 def _with_encoder(exp: Experiment, state: TrainState, path: str) -> TrainState:
   """`state` with params["encoder"], extra["encoder"] and extra["target"] of another run's checkpoint."""
-  parts = {"params": [k for k in state.params if k == "encoder"], "extra": [k for k in state.extra if k in ("encoder", "target")]}
+  parts = {"params": [k for k in state.params if k == "encoder"],
+           "extra": [k for k in state.extra if k in ("encoder", "target")]}
   pick = lambda tree: {part: {k: getattr(tree, part)[k] for k in names} for part, names in parts.items()}
   loaded = checkpoint.restore_part(*locate(path), pick(exp.abstract), pick(exp.shardings))
   return state._replace(params=state.params | loaded["params"], extra=state.extra | loaded["extra"])
 
 
 def locate(path: str) -> tuple[Path, int | None]:
-  """(checkpoint folder, step or None for the newest) of a workdir, DIR/checkpoints or DIR/checkpoints/STEP."""
+  """(checkpoint folder, step or None for the newest) of a workdir, DIR/checkpoints or
+  DIR/checkpoints/STEP."""
   path = Path(path)
   if path.name.isdigit():
     return path.parent, int(path.name)
@@ -140,7 +147,8 @@ def load(path: str, abstract: PyTree, shardings: PyTree, step: int | None = None
   """
   folder, named = locate(path)
   if not checkpoint.steps(folder):
-    raise FileNotFoundError(f"no checkpoint in {folder}: give a workdir that was trained, or DIR/checkpoints/STEP")
+    raise FileNotFoundError(
+        f"no checkpoint in {folder}: give a workdir that was trained, or DIR/checkpoints/STEP")
   with checkpoint.open(folder, keep=None) as checkpointer:
     return checkpoint.restore(checkpointer, abstract, shardings, step if step is not None else named)
 
@@ -163,4 +171,5 @@ def describe(exp: Experiment) -> str:
   share = sharding.check(rows, exp.mesh, exp.config["replicated_tolerance"])
   trained = sum(x.size for x in jax.tree.leaves(exp.abstract.params))
   logging.info("%s trained parameters, %.1f %% of the state replicated", f"{trained:,}", 100 * share)
-  return f"{sharding.table(rows)}\n\ntrained parameters: {trained:,}\nreplicated on every device: {share:.2%} of bytes\n"
+  return (f"{sharding.table(rows)}\n\ntrained parameters: {trained:,}\nreplicated on every device: "
+          f"{share:.2%} of bytes\n")

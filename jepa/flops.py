@@ -1,7 +1,8 @@
 """Floating-point operations of a traced function, and the peaks of known accelerators.
 
-Counted from the jaxpr: matrix products and convolutions, 2 operations a multiply-add, loops times their length. XLA's own
-cost analysis counts the body of a loop once, which would lose every layer but one of a scanned tower.
+Counted from the jaxpr: matrix products and convolutions, 2 operations a multiply-add, loops times their
+length. XLA's own cost analysis counts the body of a loop once, which would lose every layer but one of a
+scanned tower.
 """
 from collections.abc import Callable
 import math
@@ -30,11 +31,13 @@ def _count(jaxpr) -> float:
     name, p = eqn.primitive.name, eqn.params
     if name == "dot_general":
       (contract, _), _ = p["dimension_numbers"]
-      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contract)
+      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[i]
+                                                                    for i in contract)
     elif name == "conv_general_dilated":
       kernel = eqn.invars[1].aval.shape
       per_output = math.prod(kernel) / kernel[p["dimension_numbers"].rhs_spec[0]]
-      zeros = math.prod(p["lhs_dilation"])       # of a strided convolution's gradient: rows of zeros are not multiplied
+      # of a strided convolution's gradient: rows of zeros are not multiplied
+      zeros = math.prod(p["lhs_dilation"])
       total += 2 * math.prod(eqn.outvars[0].aval.shape) * per_output / zeros
     elif name == "cond":
       total += max(_count(b.jaxpr) for b in p["branches"])

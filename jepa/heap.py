@@ -1,7 +1,8 @@
 """Keeps freed memory in the process, for runs on a CPU (glibc only).
 
-XLA allocates the temporaries of a step anew each time. glibc maps blocks above 32 MB afresh and unmaps them when freed, so every
-step pays for zeroed pages. Import this before JAX starts its backend: the settings do not reach arenas that exist already.
+XLA allocates the temporaries of a step anew each time. glibc maps blocks above 32 MB afresh and unmaps them
+when freed, so every step pays for zeroed pages. Import this before JAX starts its backend: the settings do
+not reach arenas that exist already.
 """
 import ctypes
 

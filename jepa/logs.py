@@ -39,7 +39,8 @@ class Writer:
   def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
     if not self.active:
       return
-    self._file.write(json.dumps({"step": step} | {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}) + "\n")
+    self._file.write(json.dumps({"step": step}
+                                | {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}) + "\n")
     self._file.flush()
     if self._board:
       for name, value in scalars.items():
@@ -53,7 +54,8 @@ class Writer:
 
 
 def history(workdir: Path) -> list[dict]:
-  """The records of metrics.jsonl. A record written again after a resume replaces the earlier one; a torn last line is dropped."""
+  """The records of metrics.jsonl. A record written again after a resume replaces the earlier one;
+  a torn last line is dropped."""
   path, records = workdir / "metrics.jsonl", {}
   if path.exists():
     for line in path.read_text().splitlines():
@@ -66,7 +68,8 @@ def history(workdir: Path) -> list[dict]:
 
 
 class Progress:
-  """A live bar on a terminal; a line every tenth of the run, and at least every minute, where there is none."""
+  """A live bar on a terminal; a line every tenth of the run, and at least every minute,
+  where there is none."""
 
   def __init__(self, *, total: int, initial: int, label: str, examples_seen: int = 0):
     self._active = jax.process_index() == 0
@@ -84,9 +87,11 @@ class Progress:
       self._bar.set_postfix(shown, refresh=False)
       self._bar.update(step - self._bar.n)
     elif self._active and (now - self._last_line > 60 or step == self._total
-                           or step * 10 // self._total > (step - 1) * 10 // self._total or not self._last_line):
+                           or step * 10 // self._total > (step - 1) * 10 // self._total
+                           or not self._last_line):
       left = (now - self._start) / max(1, step - self._initial) * (self._total - step)
-      print(f"{self._label}: step {step}/{self._total}  loss {shown['loss']}  {shown['img/s']} images/s  ETA {left:.0f} s",
+      print(f"{self._label}: step {step}/{self._total}  loss {shown['loss']}  {shown['img/s']} images/s  ETA "
+            f"{left:.0f} s",
             file=sys.stderr, flush=True)
       self._last_line = now
 
@@ -107,17 +112,20 @@ def facts() -> dict[str, Any]:
   import flax
   import optax
   devices = jax.devices()
-  return {"python": platform.python_version(), "jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__,
-          "numpy": np.__version__, "platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices),
-          "processes": jax.process_count(), "git": git_revision()}
+  return {"python": platform.python_version(), "jax": jax.__version__, "flax": flax.__version__,
+          "optax": optax.__version__,
+          "numpy": np.__version__, "platform": devices[0].platform, "device": devices[0].device_kind,
+          "devices": len(devices), "processes": jax.process_count(), "git": git_revision()}
 
 
 def git_revision() -> str:
   """The commit of the code, with "+changes" where the tree differs; "unknown" outside a checkout."""
   here = Path(__file__).parent
-  run = lambda *args: subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
+  run = lambda *args: subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True,
+                                     check=True).stdout.strip()
   try:
-    return run("rev-parse", "--short=12", "HEAD") + ("+changes" if run("status", "--porcelain", "-uno") else "")
+    return run("rev-parse", "--short=12", "HEAD") + ("+changes" if run("status", "--porcelain", "-uno")
+                                                     else "")
   except (OSError, subprocess.CalledProcessError):
     return "unknown"
 

@@ -1,4 +1,5 @@
-r"""Trains: python -m jepa.main --config=configs/quickstart.py --workdir=runs/quickstart [--config.a.b=value ...]
+r"""Trains: python -m jepa.main --config=configs/quickstart.py --workdir=runs/quickstart
+[--config.a.b=value ...]
 
 The same command again continues an interrupted run. Exit codes: 0 done, 75 interrupted and saved, 1 an error.
 """
@@ -14,15 +15,23 @@ from ml_collections import config_flags
 
 from jepa import logs, train
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, as FILE or FILE:ARGUMENT; override its fields with "
-                                          "--config.a.b=value.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics.jsonl, results.json and report.html go. The same one again "
-                               "continues the run.")
-_PROFILE = flags.DEFINE_string("profile", "", "FIRST:COUNT, the steps to trace into workdir/profile (read it with TensorBoard or Perfetto).")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Many processes, found by themselves on Slurm, TPU and Kubernetes.")
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where processes are not found by themselves.")
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is.", lower_bound=0)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, as FILE or FILE:ARGUMENT; override its fields with "
+    "--config.a.b=value.", lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, metrics.jsonl, results.json and report.html go. The same one again "
+    "continues the run.")
+_PROFILE = flags.DEFINE_string(
+    "profile", "",
+    "FIRST:COUNT, the steps to trace into workdir/profile (read it with TensorBoard or Perfetto).")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False,
+                                 "Many processes, found by themselves on Slurm, TPU and Kubernetes.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "",
+                                   "HOST:PORT of process 0, where processes are not found by themselves.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.",
+                                  lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is.",
+                                lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +48,8 @@ def main(argv: list[str]) -> None:
   except (ValueError, OSError, train.NonFinite, train.Collapse, RuntimeError) as error:
     if logging.level_debug():
       raise
-    print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)     # what is wrong and what to do; --verbosity=1 shows where
+    # what is wrong and what to do; --verbosity=1 shows where
+    print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)
     code = 1
   sys.exit(code)
 

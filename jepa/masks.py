@@ -1,9 +1,11 @@
-"""Masks: which tokens the context encoder sees and which the predictor predicts. Pure, jittable, static sizes.
+"""Masks: which tokens the context encoder sees and which the predictor predicts.
+Pure, jittable, static sizes.
 
-Multi-block masks of I-JEPA (arXiv 2301.08243, section 3): M target blocks, and one context block less every target. Block
-sizes and places are drawn for each image and block. The published sampler draws one size for a whole batch, places blocks
-with an exclusive bound, so that the last row and column are never reached, and cuts all masks to the shortest of the batch
-from the bottom right; here every place is reachable and padding carries `valid` False instead.
+Multi-block masks of I-JEPA (arXiv 2301.08243, section 3): M target blocks, and one context block less every
+target. Block sizes and places are drawn for each image and block. The published sampler draws one size for a
+whole batch, places blocks with an exclusive bound, so that the last row and column are never reached, and
+cuts all masks to the shortest of the batch from the bottom right; here every place is reachable and padding
+carries `valid` False instead.
 """
 from collections.abc import Callable, Sequence
 import math
@@ -24,25 +26,29 @@ class Masks(NamedTuple):
 Sampler = Callable[[jax.Array, int, tuple[int, int]], Masks]      # (key, batch, grid) -> Masks
 
 
-def multiblock(*, blocks: int = 4, target_scale: Sequence[float] = (0.15, 0.2), target_aspect: Sequence[float] = (0.75, 1.5),
-               context_scale: Sequence[float] = (0.85, 1.0), keep: float = 0.0, min_keep: int = 10, tries: int = 4) -> Sampler:
+def multiblock(*, blocks: int = 4, target_scale: Sequence[float] = (0.15, 0.2),
+               target_aspect: Sequence[float] = (0.75, 1.5), context_scale: Sequence[float] = (0.85, 1.0),
+               keep: float = 0.0, min_keep: int = 10, tries: int = 4) -> Sampler:
   """I-JEPA's masks.
 
   Args:
     blocks: number M of target blocks; they may overlap each other.
     target_scale, context_scale: range of a block's share of the grid. The context block is square.
     target_aspect: range of height / width.
-    keep: largest share of the grid in the context; what is above it is thinned uniformly at random. It sets the cost of the
-      context encoder. 0: the mean of the unthinned context, rounded up.
-    min_keep: a draw with fewer context tokens is drawn again, `tries` times in all (then the fullest draw is taken).
+    keep: largest share of the grid in the context; what is above it is thinned uniformly at random. It sets
+      the cost of the context encoder. 0: the mean of the unthinned context, rounded up.
+    min_keep: a draw with fewer context tokens is drawn again, `tries` times in all
+      (then the fullest draw is taken).
 
   Returns:
     (key, batch, grid) -> Masks; grid (rows, columns). Context and targets of an image are disjoint.
   """
 
   def sample(key, batch, grid):
-    size = budget(grid, blocks=blocks, target_scale=target_scale, target_aspect=target_aspect, context_scale=context_scale, keep=keep)
-    one = lambda k: _sample_one(k, grid, size, blocks, target_scale, target_aspect, context_scale, min_keep, tries)
+    size = budget(grid, blocks=blocks, target_scale=target_scale, target_aspect=target_aspect,
+                  context_scale=context_scale, keep=keep)
+    one = lambda k: _sample_one(k, grid, size, blocks, target_scale, target_aspect, context_scale,
+                                min_keep, tries)
     return jax.vmap(one)(jax.random.split(key, batch))
 
   return sample
@@ -55,8 +61,10 @@ class Budget(NamedTuple):
   target: int
 
 
-def block_size(u: jax.Array | np.ndarray, v: jax.Array | np.ndarray, grid: tuple[int, int], scale, aspect, xp=jnp):
-  """(height, width) in tokens of a block with share scale[0] + u (scale[1] - scale[0]) and aspect likewise by v."""
+def block_size(u: jax.Array | np.ndarray, v: jax.Array | np.ndarray, grid: tuple[int, int], scale, aspect,
+               xp=jnp):
+  """(height, width) in tokens of a block with share scale[0] + u (scale[1] - scale[0])
+  and aspect likewise by v."""
   area = xp.floor(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
   ratio = aspect[0] + v * (aspect[1] - aspect[0])
   height = xp.clip(xp.round(xp.sqrt(area * ratio)), 1, grid[0])
@@ -69,23 +77,29 @@ def budget(grid: tuple[int, int], *, blocks, target_scale, target_aspect, contex
   u, v = np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201))
   height, width = block_size(u, v, grid, target_scale, target_aspect, np)
   if not keep:
-    keep = _mean_context(grid, blocks, (height, width), block_size(u[0], u[0], grid, context_scale, (1.0, 1.0), np))
-  return Budget(max(1, math.ceil(keep * grid[0] * grid[1] - 1e-6)), _largest_block(grid, target_scale, target_aspect))
+    keep = _mean_context(grid, blocks, (height, width),
+                         block_size(u[0], u[0], grid, context_scale, (1.0, 1.0), np))
+  return Budget(max(1, math.ceil(keep * grid[0] * grid[1] - 1e-6)),
+                _largest_block(grid, target_scale, target_aspect))
 
 
 def _largest_block(grid, scale, aspect) -> int:
-  """Tokens of the largest block: over every whole area and every (height, width) that some aspect ratio rounds to."""
+  """Tokens of the largest block: over every whole area and every (height, width) that some aspect ratio
+  rounds to."""
   tokens = grid[0] * grid[1]
-  area = np.arange(max(1, int(tokens * scale[0])), max(1, int(tokens * scale[1] * (1 + 1e-6))) + 1)[:, None, None]
+  area = np.arange(max(1, int(tokens * scale[0])),
+                   max(1, int(tokens * scale[1] * (1 + 1e-6))) + 1)[:, None, None]
   height, width = np.arange(1, grid[0] + 1)[:, None], np.arange(1, grid[1] + 1)
-  low = np.maximum(np.where(height > 1, (height - 0.5) ** 2 / area, 0), np.where(width < grid[1], area / (width + 0.5) ** 2, 0))
+  low = np.maximum(np.where(height > 1, (height - 0.5) ** 2 / area, 0),
+                   np.where(width < grid[1], area / (width + 0.5) ** 2, 0))
   high = np.minimum(np.where(height < grid[0], (height + 0.5) ** 2 / area, np.inf),
                     np.where(width > 1, area / (width - 0.5) ** 2, np.inf))
   return int(np.where(np.maximum(low, aspect[0]) <= np.minimum(high, aspect[1]), height * width, 0).max())
 
 
 def _mean_context(grid, blocks, target_sizes, context_sizes, draws=2000) -> float:
-  """Expected share of the grid in the context block and in no target, by a fixed Monte Carlo at trace time."""
+  """Expected share of the grid in the context block and in no target, by a fixed Monte Carlo at trace
+  time."""
   rng = np.random.default_rng(0)
   rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[None]
   def inside(sizes):
@@ -111,7 +125,8 @@ class _Block(NamedTuple):
 def _draw_block(key, grid, scale, aspect) -> _Block:
   u, v, y, x = jax.random.uniform(key, (4,))
   height, width = block_size(u, v, grid, scale, aspect)
-  place = lambda r, room: jnp.minimum((r * room).astype(jnp.int32), room - 1)     # uniform over all `room` places
+  # uniform over all `room` places
+  place = lambda r, room: jnp.minimum((r * room).astype(jnp.int32), room - 1)
   return _Block(place(y, grid[0] - height + 1), place(x, grid[1] - width + 1), height, width)
 
 
@@ -129,7 +144,8 @@ def _tokens_of(block, grid, size) -> Tokens:
   return Tokens(jnp.where(valid, index, index[0]), valid)
 
 
-def _sample_one(key, grid, size, blocks, target_scale, target_aspect, context_scale, min_keep, tries) -> Masks:
+def _sample_one(key, grid, size, blocks, target_scale, target_aspect, context_scale, min_keep,
+                tries) -> Masks:
   def attempt(k):
     k_context, k_targets = jax.random.split(k)
     draw = lambda t: _draw_block(t, grid, target_scale, target_aspect)
@@ -143,7 +159,8 @@ def _sample_one(key, grid, size, blocks, target_scale, target_aspect, context_sc
   chosen = jnp.where((count >= min_keep).any(), jnp.argmax(count >= min_keep), jnp.argmax(count))
   targets, seen = jax.tree.map(lambda x: x[chosen], (targets, seen))
 
-  # Context tokens first, in random order: the first `size.context` are a uniform subset where there are too many.
+  # Context tokens first, in random order: the first `size.context` are a uniform subset where there are too
+  # many.
   order = jnp.argsort(jnp.where(seen, jax.random.uniform(k_thin, seen.shape), 2.0))[: size.context]
   valid = seen[order]
   context = Tokens(jnp.where(valid, order, order[0]).astype(jnp.int32), valid)

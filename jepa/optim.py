@@ -1,7 +1,9 @@
-"""Optimizers from a config: AdamW, LARS and SGD by optax, scheduled learning rate and weight decay, groups by path.
+"""Optimizers from a config: AdamW, LARS and SGD by optax, scheduled learning rate and weight decay,
+groups by path.
 
-Weight decay and LARS's trust ratio apply to weights only: leaves named `kernel`. Biases, norms, positions and tokens are left
-out, as every paper here has it. (Rank does not tell: a bias of stacked layers has two dimensions.)
+Weight decay and LARS's trust ratio apply to weights only: leaves named `kernel`. Biases, norms, positions and
+tokens are left out, as every paper here has it. (Rank does not tell: a bias of stacked layers has two
+dimensions.)
 """
 from collections.abc import Mapping, Sequence
 import re
@@ -30,9 +32,10 @@ def path_of(path) -> str:
   return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
-def make(*, name: str = "adamw", lr: Mapping, weight_decay: Mapping | float = 0.0, steps: int, b1: float = 0.9,
-         b2: float = 0.999, eps: float = 1e-8, momentum: float = 0.9, trust: float = 0.001, clip: float = 0.0,
-         groups: Sequence[Mapping] = ()) -> tuple[optax.GradientTransformation, dict[str, schedules.Schedule]]:
+def make(
+    *, name: str = "adamw", lr: Mapping, weight_decay: Mapping | float = 0.0, steps: int, b1: float = 0.9,
+    b2: float = 0.999, eps: float = 1e-8, momentum: float = 0.9, trust: float = 0.001, clip: float = 0.0,
+    groups: Sequence[Mapping] = ()) -> tuple[optax.GradientTransformation, dict[str, schedules.Schedule]]:
   """(optimizer, the schedules by name for logging).
 
   Args:
@@ -50,7 +53,7 @@ def make(*, name: str = "adamw", lr: Mapping, weight_decay: Mapping | float = 0.
   decayed = _add_scheduled_decay(decay, groups)
   if name == "adamw":       # decoupled: decay joins after the moments
     core = [optax.scale_by_adam(b1, b2, eps), decayed]
-  elif name == "lars":      # arXiv 1708.03888: decay joins the gradient, then the layer-wise ratio, then momentum
+  elif name == "lars":  # arXiv 1708.03888: decay joins the gradient, then the layer-wise ratio, then momentum
     core = [decayed, _scale_by_trust_ratio(trust)]
   else:
     core = [decayed, optax.trace(momentum)]
@@ -79,14 +82,16 @@ def _add_scheduled_decay(decay, groups) -> optax.GradientTransformation:
 
 
 def _scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
-  """LARS's ratio of norms, weight over update, for each kernel; of stacked layers (under "blocks") for each layer."""
+  """LARS's ratio of norms, weight over update, for each kernel;
+  of stacked layers (under "blocks") for each layer."""
   def one(path, u, p):
     if not path_of(path).endswith("kernel"):
       return u
     axes = tuple(range(1 if "blocks/" in path_of(path) else 0, p.ndim))
     norm = lambda x: jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))
     weight, update = norm(p), norm(u)
-    return u * jnp.where((weight > 0) & (update > 0), coefficient * weight / jnp.where(update > 0, update, 1.0), 1.0)
+    return u * jnp.where((weight > 0) & (update > 0),
+                         coefficient * weight / jnp.where(update > 0, update, 1.0), 1.0)
   return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates, params))
 
 

@@ -1,8 +1,8 @@
 """Where arrays live. The only file that knows the mesh: its axes, logical axes, the rule of every parameter.
 
-Axes: `data` replicates parameters and splits the batch; `fsdp` splits both; `tensor` splits heads and hidden units.
-Losses and models are written in the global view (`z.mean(0)` is the mean of the global batch), so nothing else changes
-between a laptop and a pod.
+Axes: `data` replicates parameters and splits the batch; `fsdp` splits both; `tensor` splits heads and hidden
+units. Losses and models are written in the global view (`z.mean(0)` is the mean of the global batch), so
+nothing else changes between a laptop and a pod.
 """
 import math
 import re
@@ -19,8 +19,9 @@ AXES = ("data", "fsdp", "tensor")
 # Logical axis -> mesh axis.
 LOGICAL = {"batch": ("data", "fsdp"), "embed": "fsdp", "heads": "tensor", "hidden": "tensor", None: None}
 
-# Path rule -> logical axes of the last dimensions (leading ones, of stacked layers, stay whole). First match wins, on the END
-# of the path: one row covers a weight, its EMA copy (extra/target/...) and its Adam moments (opt/.../mu/...).
+# Path rule -> logical axes of the last dimensions (leading ones, of stacked layers, stay whole). First match
+# wins, on the END of the path: one row covers a weight, its EMA copy (extra/target/...)
+# and its Adam moments (opt/.../mu/...).
 RULES = (
     (r"qkv/kernel$", ("embed", None, "heads")),        # [D, 3, D]
     (r"qkv/bias$", (None, "heads")),
@@ -47,7 +48,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   if -1 in sizes:
     sizes[sizes.index(-1)] = max(1, count // -math.prod(sizes))
   if math.prod(sizes) != count:
-    raise ValueError(f"config.mesh {dict(zip(AXES, sizes))} needs {math.prod(sizes)} devices and there are {count}; set one axis "
+    raise ValueError(f"config.mesh {dict(zip(AXES, sizes))} needs {math.prod(sizes)} devices and there are "
+                     f"{count}; set one axis "
                      "to -1, or on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=N")
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -65,7 +67,8 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
       axes = (None,) * (len(shape) - len(axes)) + axes[-len(shape):]
       fits = lambda axis, size: axis and size % mesh.shape[axis] == 0
       return P(*(LOGICAL[a] if fits(LOGICAL[a], n) else None for a, n in zip(axes, shape)))
-  raise ValueError(f"no partition rule for {path} {tuple(shape)}: end its name as a row of jepa/sharding.py RULES does, or add a row")
+  raise ValueError(f"no partition rule for {path} {tuple(shape)}: end its name as a row of jepa/sharding.py "
+                   "RULES does, or add a row")
 
 
 def of_state(abstract: PyTree, mesh: Mesh) -> PyTree:
@@ -104,7 +107,8 @@ def rows(abstract: PyTree, shardings: PyTree) -> list[Row]:
       continue
     item = x.dtype.itemsize
     local = math.prod(s.shard_shape(x.shape)) if x.shape else 1
-    out.append(Row(path_of(path), tuple(x.shape), str(x.dtype), math.prod(x.shape) * item, local * item, str(s.spec)))
+    out.append(Row(path_of(path), tuple(x.shape), str(x.dtype), math.prod(x.shape) * item, local * item,
+                   str(s.spec)))
   return out
 
 
@@ -112,7 +116,9 @@ def table(state_rows: list[Row]) -> str:
   """The rows as text, with totals."""
   width = max(len(r.path) for r in state_rows)
   lines = [f"{'array':<{width}}  {'shape':<20} {'dtype':<9} {'bytes':>14} {'a device':>14}  partition"]
-  lines += [f"{r.path:<{width}}  {str(r.shape):<20} {r.dtype:<9} {r.bytes:>14,} {r.bytes_per_device:>14,}  {r.spec}" for r in state_rows]
+  lines += [
+      f"{r.path:<{width}}  {str(r.shape):<20} {r.dtype:<9} {r.bytes:>14,} {r.bytes_per_device:>14,}  {r.spec}"
+      for r in state_rows]
   lines.append(f"{'total':<{width}}  {'':<20} {'':<9} {sum(r.bytes for r in state_rows):>14,} "
                f"{sum(r.bytes_per_device for r in state_rows):>14,}")
   return "\n".join(lines)
@@ -129,7 +135,8 @@ def check(state_rows: list[Row], mesh: Mesh, tolerance: float) -> float:
   if mesh.shape["fsdp"] > 1 and share > tolerance:
     worst = sorted(whole, key=lambda r: -r.bytes)[:5]
     raise ValueError(
-        f"{share:.1%} of the state is replicated on a mesh with fsdp={mesh.shape['fsdp']} (tolerance {tolerance:.1%}). Largest: "
+        f"{share:.1%} of the state is replicated on a mesh with fsdp={mesh.shape['fsdp']} (tolerance "
+        f"{tolerance:.1%}). Largest: "
         + ", ".join(f"{r.path} {r.shape}" for r in worst)
         + ". Choose widths divisible by fsdp, or raise config.replicated_tolerance")
   return share

@@ -15,7 +15,8 @@ def init(key: jax.Array, batch: Batch, *, method: Method, tx: optax.GradientTran
 
 def train_step(state: TrainState, batch: Batch, *, method: Method, tx: optax.GradientTransformation,
                accumulate: int = 1) -> tuple[TrainState, Metrics]:
-  """One update. A step whose loss or gradient is not finite changes nothing but `step` and reports `skipped` 1.
+  """One update. A step whose loss or gradient is not finite changes nothing but `step`
+  and reports `skipped` 1.
 
   Returns:
     The next state and f32 scalars: the method's metrics, `loss`, `grad_norm`, `param_norm`, `skipped`.
@@ -30,13 +31,16 @@ def train_step(state: TrainState, batch: Batch, *, method: Method, tx: optax.Gra
   grad_norm = optax.tree.norm(grads)
   ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
-  metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": optax.tree.norm(params), "skipped": 1.0 - ok}
-  state = TrainState(state.step + 1, keep(params, state.params), keep(extra, state.extra), keep(opt, state.opt), state.key)
+  metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "param_norm": optax.tree.norm(params),
+                       "skipped": 1.0 - ok}
+  state = TrainState(state.step + 1, keep(params, state.params), keep(extra, state.extra),
+                     keep(opt, state.opt), state.key)
   return state, metrics
 
 
 def _gradient(method, state, batch, key, accumulate):
-  """Loss, extra, metrics and gradient of a batch: in one piece, or the mean over `accumulate` micro-batches in turn."""
+  """Loss, extra, metrics and gradient of a batch: in one piece, or the mean over `accumulate` micro-batches
+  in turn."""
   grad_of = jax.value_and_grad(method.loss, has_aux=True)
   if accumulate == 1:
     (loss, (extra, metrics)), grads = grad_of(state.params, state.extra, batch, key)

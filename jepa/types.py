@@ -1,6 +1,7 @@
 """The nouns of the project, and nothing else.
 
-Shape letters used everywhere: B batch, H W C image, N tokens, D width, K tokens kept, M blocks or slices, V views.
+Shape letters used everywhere: B batch, H W C image, N tokens, D width, K tokens kept, M blocks or slices,
+V views.
 """
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -48,7 +49,8 @@ class Method(NamedTuple):
 
   init: Callable[[jax.Array, Batch], tuple[Params, Extra]]                      # trained; not trained
   loss: Callable[[Params, Extra, Batch, jax.Array], tuple[jax.Array, tuple[Extra, Metrics]]]
-  post: Callable[[Params, Extra, jax.Array], Extra]                             # after the optimizer: EMA and the like
+  post: Callable[[Params, Extra, jax.Array], Extra]                             # after the optimizer: EMA
+                                                                                # and the like
   embed: Callable[[Params, Extra, Batch], Features]                             # what evaluation sees
 
 

@@ -1,7 +1,8 @@
-"""Views: random transforms of images, on the device, as pure functions of a key. Images are float in [0, 1], [B H W C].
+"""Views: random transforms of images, on the device, as pure functions of a key.
+Images are float in [0, 1], [B H W C].
 
-A recipe is a function (key, images) -> groups: a tuple of arrays [V B h w C]; the first group holds the global views, the
-others local ones. Every image and every view draws its own parameters.
+A recipe is a function (key, images) -> groups: a tuple of arrays [V B h w C]; the first group holds the
+global views, the others local ones. Every image and every view draws its own parameters.
 """
 from collections.abc import Callable, Sequence
 
@@ -29,19 +30,22 @@ def standardise(image: jax.Array, mean: float | Sequence[float], std: float | Se
   return (image - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def affine_views(*, count: int = 2, rotate: float = 20.0, scale: Sequence[float] = (0.8, 1.2), shear: float = 10.0,
-                 translate: float = 0.1, elastic: float = 0.0, thickness: float = 0.0, noise: float = 0.0,
-                 erase: float = 0.0) -> Recipe:
+def affine_views(*, count: int = 2, rotate: float = 20.0, scale: Sequence[float] = (0.8, 1.2),
+                 shear: float = 10.0, translate: float = 0.1, elastic: float = 0.0, thickness: float = 0.0,
+                 noise: float = 0.0, erase: float = 0.0) -> Recipe:
   """`count` random affine views.
 
   Args:
-    rotate, shear, scale, translate, elastic: see `affine`. thickness: largest share of a dilation or erosion by one pixel.
-    noise: standard deviation of added pixel noise. erase: largest side of an erased rectangle, as a share of the side.
+    rotate, shear, scale, translate, elastic: see `affine`. thickness: largest share of a dilation or erosion
+      by one pixel.
+    noise: standard deviation of added pixel noise. erase: largest side of an erased rectangle,
+      as a share of the side.
   """
   def recipe(key, images):
     def view(k):
       k_warp, k_noise, k_erase, k_stroke = jax.random.split(k, 4)
-      x = each(affine, k_warp, images, rotate=rotate, scale=tuple(scale), shear=shear, translate=translate, elastic=elastic)
+      x = each(affine, k_warp, images, rotate=rotate, scale=tuple(scale), shear=shear, translate=translate,
+               elastic=elastic)
       x = each(random_thickness, k_stroke, x, share=thickness) if thickness else x
       x = each(random_erase, k_erase, x, side=erase) if erase else x
       return x + noise * jax.random.normal(k_noise, x.shape) if noise else x
@@ -49,13 +53,16 @@ def affine_views(*, count: int = 2, rotate: float = 20.0, scale: Sequence[float]
   return recipe
 
 
-def crop_views(*, count: int = 1, size: int, scale: Sequence[float] = (0.3, 1.0), aspect: Sequence[float] = (3 / 4, 4 / 3),
-               flip: float = 0.5, local_count: int = 0, local_size: int = 0, local_scale: Sequence[float] = (0.05, 0.3),
+def crop_views(*, count: int = 1, size: int, scale: Sequence[float] = (0.3, 1.0),
+               aspect: Sequence[float] = (3 / 4, 4 / 3), flip: float = 0.5, local_count: int = 0,
+               local_size: int = 0, local_scale: Sequence[float] = (0.05, 0.3),
                photometric: dict | None = None) -> Recipe:
-  """Random resized crops: `count` global ones of `size` pixels and `local_count` of `local_size`, then flip and photometry.
+  """Random resized crops: `count` global ones of `size` pixels and `local_count` of `local_size`,
+  then flip and photometry.
 
   Args:
-    scale, aspect: ranges of a crop's share of the area and of its width / height (torchvision's law). flip: probability.
+    scale, aspect: ranges of a crop's share of the area and of its width / height (torchvision's law).
+      flip: probability.
     photometric: keyword arguments of `photometric`, or None.
   """
   def group(key, images, count, size, scale):
@@ -86,9 +93,10 @@ def affine(key: jax.Array, image: jax.Array, *, rotate: float, scale, shear: flo
   """Rotation, scale, shear and shift about the centre, bilinear, zeros outside.
 
   Args:
-    rotate: largest angle, in degrees. scale: range of the zoom, log-uniform, drawn for each axis. shear: largest angle along
-      each axis, in degrees. translate: largest shift, as a share of the side.
-    elastic: standard deviation, as a share of the side, of a smooth displacement: noise on a 5 x 5 grid, cubic in between.
+    rotate: largest angle, in degrees. scale: range of the zoom, log-uniform, drawn for each axis. shear:
+      largest angle along each axis, in degrees. translate: largest shift, as a share of the side.
+    elastic: standard deviation, as a share of the side, of a smooth displacement: noise on a 5 x 5 grid,
+      cubic in between.
   """
   h, w, _ = image.shape
   k_affine, k_elastic = jax.random.split(key)
@@ -98,7 +106,8 @@ def affine(key: jax.Array, image: jax.Array, *, rotate: float, scale, shear: flo
   low, high = jnp.log(jnp.asarray(scale))
   zoom = jnp.exp(low + (u[3:5] + 1) / 2 * (high - low))
   rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-  inverse = rotation @ jnp.array([[1.0, slant_y], [slant_x, 1.0]]) / zoom[:, None]      # output coordinate -> input coordinate
+  # output coordinate -> input coordinate
+  inverse = rotation @ jnp.array([[1.0, slant_y], [slant_x, 1.0]]) / zoom[:, None]
   centre, side = jnp.array([(h - 1) / 2, (w - 1) / 2]), jnp.array([h, w])
   grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).reshape(-1, 2)
   source = (grid - centre - u[5:] * translate * side) @ inverse.T + centre
@@ -123,7 +132,8 @@ def _bilinear(image, y, x):
 def random_resized_crop(key: jax.Array, image: jax.Array, *, size: int, scale, aspect) -> jax.Array:
   """A crop of random area and aspect ratio, resized to size x size with antialiasing.
 
-  As torchvision draws it: ten tries of area uniform and log aspect uniform, the first that fits; else a centre crop.
+  As torchvision draws it: ten tries of area uniform and log aspect uniform, the first that fits;
+  else a centre crop.
   """
   h, w, c = image.shape
   k_area, k_aspect, k_place = jax.random.split(key, 3)
@@ -143,8 +153,10 @@ def random_resized_crop(key: jax.Array, image: jax.Array, *, size: int, scale, a
 
 
 def crop_and_resize(image: jax.Array, corner: jax.Array, zoom: jax.Array, size: int) -> jax.Array:
-  """The crop whose top left is `corner` [2], enlarged by `zoom` [2] (bilinear, antialiased where it shrinks), size x size."""
-  return jax.image.scale_and_translate(image, (size, size, image.shape[-1]), (0, 1), zoom, -corner * zoom, "linear")
+  """The crop whose top left is `corner` [2], enlarged by `zoom` [2] (bilinear, antialiased where it shrinks),
+  size x size."""
+  return jax.image.scale_and_translate(image, (size, size, image.shape[-1]), (0, 1), zoom, -corner * zoom,
+                                       "linear")
 
 
 def random_flip(key: jax.Array, image: jax.Array, *, probability: float) -> jax.Array:
@@ -153,7 +165,8 @@ def random_flip(key: jax.Array, image: jax.Array, *, probability: float) -> jax.
 
 
 def random_thickness(key: jax.Array, image: jax.Array, *, share: float) -> jax.Array:
-  """Strokes thicker or thinner: the image mixed with its 3 x 3 maximum or minimum, by a weight uniform in [-share, share]."""
+  """Strokes thicker or thinner: the image mixed with its 3 x 3 maximum or minimum, by a weight uniform
+  in [-share, share]."""
   window = dict(window_dimensions=(3, 3, 1), window_strides=(1, 1, 1), padding="SAME")
   thick = jax.lax.reduce_window(image, -jnp.inf, jax.lax.max, **window)
   thin = jax.lax.reduce_window(image, jnp.inf, jax.lax.min, **window)
@@ -167,19 +180,22 @@ def random_erase(key: jax.Array, image: jax.Array, *, side: float) -> jax.Array:
   u = jax.random.uniform(key, (4,))
   eh, ew = u[0] * side * h, u[1] * side * w
   top, left = u[2] * (h - eh), u[3] * (w - ew)
-  y, x = jnp.arange(h)[:, None, None] + 0.5, jnp.arange(w)[None, :, None] + 0.5     # centres: all are reached alike
+  # centres: all are reached alike
+  y, x = jnp.arange(h)[:, None, None] + 0.5, jnp.arange(w)[None, :, None] + 0.5
   return jnp.where((y >= top) & (y < top + eh) & (x >= left) & (x < left + ew), 0.0, image)
 
 
-# Photometry. SimCLR's set (arXiv 2002.05709, appendix A) with BYOL's solarisation. image [H W 3] in [0, 1] in and out.
+# Photometry. SimCLR's set (arXiv 2002.05709, appendix A) with BYOL's solarisation.
+# image [H W 3] in [0, 1] in and out.
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def apply_photometric(key: jax.Array, image: jax.Array, *, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.2,
-                      hue: float = 0.1, jitter: float = 0.8, gray: float = 0.2, blur: float = 0.5, blur_sigma=(0.1, 2.0),
-                      solarize: float = 0.0) -> jax.Array:
-  """Colour jitter, grey, blur and solarisation; `jitter`, `gray`, `blur`, `solarize` are probabilities, the rest strengths."""
+def apply_photometric(key: jax.Array, image: jax.Array, *, brightness: float = 0.4, contrast: float = 0.4,
+                      saturation: float = 0.2, hue: float = 0.1, jitter: float = 0.8, gray: float = 0.2,
+                      blur: float = 0.5, blur_sigma=(0.1, 2.0), solarize: float = 0.0) -> jax.Array:
+  """Colour jitter, grey, blur and solarisation; `jitter`, `gray`, `blur`, `solarize` are probabilities,
+  the rest strengths."""
   keys = jax.random.split(key, 5)
   sometimes = lambda k, p, new, old: jnp.where(jax.random.bernoulli(k, p), new, old)
   x = sometimes(keys[0], jitter, color_jitter(keys[1], image, brightness, contrast, saturation, hue), image)
@@ -197,7 +213,8 @@ def luma(image: jax.Array) -> jax.Array:
 
 
 def color_jitter(key: jax.Array, image: jax.Array, brightness, contrast, saturation, hue) -> jax.Array:
-  """Brightness, contrast, saturation factors uniform in [max(0, 1 - s), 1 + s] and a hue shift in [-hue, hue], random order."""
+  """Brightness, contrast, saturation factors uniform in [max(0, 1 - s), 1 + s] and a hue shift in
+  [-hue, hue], random order."""
   k_order, *keys = jax.random.split(key, 5)
   factor = lambda k, s: jax.random.uniform(k, (), minval=max(0.0, 1 - s), maxval=1 + s)
   b, c, s = (factor(k, v) for k, v in zip(keys, (brightness, contrast, saturation)))
@@ -217,7 +234,8 @@ def shift_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
   high, low = image.max(-1), image.min(-1)
   spread = high - low
   safe = jnp.where(spread > 0, spread, 1.0)
-  h = jnp.where(high == r, (g - b) / safe % 6, jnp.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4)) / 6
+  h = (jnp.where(high == r, (g - b) / safe % 6, jnp.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
+       / 6)
   h = (jnp.where(spread > 0, h, 0.0) + shift) % 1.0
   k = (jnp.array([5.0, 3.0, 1.0]) + h[..., None] * 6) % 6
   return high[..., None] - spread[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
