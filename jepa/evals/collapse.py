@@ -97,7 +97,8 @@ def entropy_rank(values: np.ndarray, epsilon: float = 0.0) -> float:
   return float(np.exp(-np.sum(p * np.log(p))))
 
 
-def power_law(eigenvalues: np.ndarray, *, ranks: tuple[int, int] = ALPHA_RANKS) -> tuple[float, float, int, int]:
+def power_law(eigenvalues: np.ndarray, *,
+              ranks: tuple[int, int] = ALPHA_RANKS) -> tuple[float, float, int, int]:
   """(alpha, r2, first, last): eigenvalue_k ~ k^-alpha over ranks first..last, cut at rounding noise."""
   usable = int(np.sum(eigenvalues > 1e-10 * eigenvalues[0])) if eigenvalues[0] > 0 else 0
   first, last = ranks[0], min(ranks[1], usable)
@@ -188,7 +189,8 @@ def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[s
   stats = statistics(x, alpha_ranks=alpha_ranks)
   record = {**(protocol or {}), "evaluator": "collapse", "version": VERSION,
             "counts": {"samples": len(x), "dim": x.shape[1]},
-            "standardisation": "none; the covariance is of the raw features", "split": "train", "eval_seed": seed,
+            "standardisation": "none; the covariance is of the raw features", "split": "train",
+            "eval_seed": seed,
             "settings": {"epsilon": EPSILON, "samples": samples, "alpha_ranks": list(alpha_ranks)}}
   shown = ("rankme", "rank_share", "effective_rank", "std", "std_min", "std_relative", "covariance",
            "correlation", "alpha")

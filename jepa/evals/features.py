@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from jepa.types import Batch, Features
 
-Row = dict[str, Any]                # {"row", "metric", "mean", "sd", "seeds", "protocol"}; accuracies in [0, 1]
+Row = dict[str, Any]      # {"row", "metric", "mean", "sd", "seeds", "protocol"}; accuracies in [0, 1]
 
 POOLS = {
     "pooled": lambda f: f.pooled,                                   # what the method calls its representation
@@ -37,7 +37,8 @@ class FeatureSet(NamedTuple):
 
 
 def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int,
-            put: Callable[[Batch], Batch] | None = None, pool: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
+            put: Callable[[Batch], Batch] | None = None,
+            pool: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
   """Features and labels of every readable example of `source`, in its order.
 
   Args:
@@ -108,7 +109,8 @@ def check(features: FeatureSet, *, row: str) -> None:
     ValueError: shapes that do not fit together, an empty split, or non-finite values; names the row, split
     and example.
   """
-  for split, x, y in (("train", features.train_x, features.train_y), ("test", features.test_x, features.test_y)):
+  for split, x, y in (("train", features.train_x, features.train_y),
+                      ("test", features.test_x, features.test_y)):
     if x.ndim != 2 or len(x) != len(y) or len(x) == 0:
       raise ValueError(f"{row}, {split}: features must be [N D] with N labels and N > 0, got {x.shape} "
                        f"and {y.shape}")
@@ -116,10 +118,11 @@ def check(features: FeatureSet, *, row: str) -> None:
     if not finite.all():
       bad = np.flatnonzero(~finite)
       raise ValueError(f"{row}, {split}: {len(bad)} of {len(x)} examples have non-finite features (first: "
-                       f"example {bad[0]}). The encoder diverged or overflowed: evaluate an earlier checkpoint, lower "
-                       "the learning rate, or compute in f32.")
+                       f"example {bad[0]}). The encoder diverged or overflowed: "
+                       "evaluate an earlier checkpoint, lower the learning rate, or compute in f32.")
   if features.train_x.shape[1] != features.test_x.shape[1]:
-    raise ValueError(f"{row}: train has {features.train_x.shape[1]} features and test {features.test_x.shape[1]}")
+    raise ValueError(
+        f"{row}: train has {features.train_x.shape[1]} features and test {features.test_x.shape[1]}")
 
 
 def labelled(features: FeatureSet) -> FeatureSet:

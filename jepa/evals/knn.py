@@ -1,4 +1,5 @@
-"""Weighted k-nearest-neighbour classification, the protocol of InstDisc (arXiv 1805.01978) and DINO (2104.14294).
+"""Weighted k-nearest-neighbour classification, the protocol of InstDisc (arXiv 1805.01978)
+and DINO (2104.14294).
 
 Features are scaled to length one (neither centred nor standardised), similarity is the cosine, and each of
 the k nearest train examples votes for its class with exp(similarity / temperature). Nothing is trained and
@@ -67,7 +68,8 @@ def _nearest(x: jax.Array, queries: jax.Array, *, k: int) -> tuple[jax.Array, ja
 
 
 @functools.partial(jax.jit, static_argnames="classes")
-def _vote(y: jax.Array, similarity: jax.Array, index: jax.Array, temperature: float, *, classes: int) -> jax.Array:
+def _vote(y: jax.Array, similarity: jax.Array, index: jax.Array, temperature: float, *,
+          classes: int) -> jax.Array:
   # Relative to the nearest, so that a small temperature cannot overflow.
   weight = jnp.exp((similarity - similarity[:, :1]) / temperature)
   rows = jnp.arange(len(index))[:, None]

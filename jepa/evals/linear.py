@@ -60,7 +60,8 @@ def fit(x: jax.Array, hot: jax.Array, w: jax.Array, penalty: jax.Array, weight: 
   """The minimiser of the objective above. Pure, jittable, vmappable.
 
   Args:
-    x: f32 [N D]. hot: one-hot labels f32 [N K]. w: weights of the examples f32 [N], summing to 1 (0: left out).
+    x: f32 [N D]. hot: one-hot labels f32 [N K]. w: weights of the examples f32 [N], summing to 1
+      (0: left out).
     penalty: f32 [], > 0. weight [D K], bias [K]: where to start.
     tolerance: on the gradient's Euclidean norm. limit: most iterations.
   """
@@ -145,8 +146,8 @@ def probe(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str,
 
   del xi, hi, xo
   uniform = jnp.full(len(x), 1 / len(x), jnp.float32)
-  found = _fit(jnp.asarray(x), jnp.asarray(hot), uniform, jnp.float32(best[1]), *best[2:], tolerance=tolerance,
-               limit=limit)
+  found = _fit(jnp.asarray(x), jnp.asarray(hot), uniform, jnp.float32(best[1]), *best[2:],
+               tolerance=tolerance, limit=limit)
   gradient, iterations = float(found.gradient), int(found.iterations)
   converged = gradient <= tolerance
   if not converged:
@@ -154,11 +155,12 @@ def probe(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str,
                     "accuracy may be a little off. Raise `limit` or leave out the weakest penalties.", row,
                     iterations, gradient, tolerance)
   accuracy, _ = _held_out(jnp.asarray(test_x), jnp.asarray(test_y), found.weight, found.bias)
-  record = {**(protocol or {}), "evaluator": "linear", "version": VERSION["linear"], "counts": F.counts(features),
-            "standardisation": F.STANDARDISED, "classifier": CLASSIFIER,
+  record = {**(protocol or {}), "evaluator": "linear", "version": VERSION["linear"],
+            "counts": F.counts(features), "standardisation": F.STANDARDISED, "classifier": CLASSIFIER,
             "settings": {"penalties": list(penalties), "held_out": held_out, "tolerance": tolerance,
                          "limit": limit},
-            "selection": "accuracy on a stratified held-out share of train, ties to the stronger; refit on all",
+            "selection": "accuracy on a stratified held-out share of train, ties to the stronger; "
+                         "refit on all",
             "eval_seed": seed,
             "outcome": {"penalty": best[1], "held_out_accuracy": best[0], "iterations": iterations,
                         "gradient_norm": gradient, "converged": converged, "path": tried}}
@@ -199,8 +201,8 @@ def lowshot(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[st
   if gradient.max() > tolerance:
     logging.warning("%s: a low-shot probe stopped after %d iterations at gradient norm %.2g > %.2g", row,
                     iterations.max(), gradient.max(), tolerance)
-  record = {**(protocol or {}), "evaluator": "lowshot", "version": VERSION["lowshot"], "counts": F.counts(features),
-            "standardisation": F.STANDARDISED, "classifier": CLASSIFIER,
+  record = {**(protocol or {}), "evaluator": "lowshot", "version": VERSION["lowshot"],
+            "counts": F.counts(features), "standardisation": F.STANDARDISED, "classifier": CLASSIFIER,
             "settings": {"labels": labels, "draws": draws, "penalty": penalty, "penalties": list(grid),
                          "folds": folds, "tolerance": tolerance, "limit": limit},
             "selection": "fixed penalty" if penalty is not None else
@@ -213,10 +215,12 @@ def lowshot(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[st
 
 
 def draw(y: np.ndarray, *, labels: int, draws: int, seed: int) -> np.ndarray:
-  """Positions int [draws, K*labels] of `labels` examples of every class, without replacement, class by class."""
+  """Positions int [draws, K*labels] of `labels` examples of every class, without replacement,
+  class by class."""
   rng = np.random.default_rng([seed, 2])
   members = [np.flatnonzero(y == c) for c in np.unique(y)]
-  return np.stack([np.concatenate([rng.choice(m, labels, replace=False) for m in members]) for _ in range(draws)])
+  return np.stack([np.concatenate([rng.choice(m, labels, replace=False) for m in members])
+                   for _ in range(draws)])
 
 
 @functools.partial(jax.jit, static_argnames=("k", "grid", "folds", "tolerance", "limit", "together"))
@@ -239,11 +243,12 @@ def _lowshot(x, test_x, test_y, subset, label, *, part, k, grid, folds, toleranc
       z, back = jnp.where(alive, u * root, 0), xs.T @ jnp.where(alive, u / root, 0)
     else:
       z, back = xs, None
-    inside = jnp.concatenate([part[None] != jnp.arange(folds)[:, None], jnp.ones((1, n), bool)])        # [F+1 n]
+    inside = jnp.concatenate([part[None] != jnp.arange(folds)[:, None], jnp.ones((1, n), bool)])     # [F+1 n]
     w = inside / inside.sum(1, keepdims=True).astype(jnp.float32)
 
     def path(start, penalty):
-      many = jax.vmap(functools.partial(fit, z, hot, tolerance=tolerance, limit=limit), in_axes=(0, None, 0, 0))
+      many = jax.vmap(functools.partial(fit, z, hot, tolerance=tolerance, limit=limit),
+                      in_axes=(0, None, 0, 0))
       found = many(w, penalty, *start)
       logits = jnp.einsum("nd,fdk->fnk", z, found.weight) + found.bias[:, None]
       out = ~inside
@@ -273,5 +278,5 @@ def _need(counts: np.ndarray, least: int, *, row: str, what: str) -> None:
     raise ValueError(f"{row}: a probe needs at least two classes with labels in train, found {len(counts)}")
   if counts.min() < least:
     raise ValueError(f"{row}: {what}, but class {counts.argmin()} (counting from 0 in label order) has only "
-                     f"{counts.min()} labelled train examples; use more of train, fewer labels a class, or leave this "
-                     "evaluator out")
+                     f"{counts.min()} labelled train examples; use more of train, fewer labels a class, "
+                     "or leave this evaluator out")

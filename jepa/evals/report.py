@@ -227,14 +227,16 @@ def panel_spectrum(features: Mapping[str, np.ndarray], *, path: str | os.PathLik
       ax.plot(np.arange(1, len(s) + 1), s, color=COLOURS.get(name, BLOCKS[i % len(BLOCKS)]),
               zorder=2 + (name == suite.TRAINED), ls="-" if name != suite.PIXELS else ":",
               label=f"{name} (D = {x.shape[1]}, effective rank {rank:.3g})")
-    ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="singular value / largest", ylim=(lowest / 2, 1.5))
+    ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="singular value / largest",
+           ylim=(lowest / 2, 1.5))
     if ax.lines:
       ax.legend(loc="lower left")
     return _save(figure, path)
 
 
 def panel_neighbours(images: np.ndarray, queries: np.ndarray, features_by_row: Mapping[str, F.FeatureSet], *,
-                     path: str | os.PathLike, k: int = 5, most: int = 8, at: Sequence[int] | None = None) -> str:
+                     path: str | os.PathLike, k: int = 5, most: int = 8,
+                     at: Sequence[int] | None = None) -> str:
   """For some test images, the k nearest training images by each row's features (cosine).
 
   Args:
@@ -283,7 +285,8 @@ def panel_neighbours(images: np.ndarray, queries: np.ndarray, features_by_row: M
 
 def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row],
           history: Sequence[Mapping[str, Any]] = (), panels: Mapping[str, str | os.PathLike] | None = None,
-          command: str = "", config: str | Mapping[str, Any] = "", revision: str = "", hardware: str = "", notes: str = "") -> Path:
+          command: str = "", config: str | Mapping[str, Any] = "", revision: str = "", hardware: str = "",
+          notes: str = "") -> Path:
   """Writes the page and, from `history` and `rows`, its curves (figures/curves.png beside it, unless panels
   has them).
 
@@ -311,7 +314,7 @@ def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row],
       continue
     head, caption = PANELS.get(name, (name, ""))
     png = Path(panels[name]).read_bytes()
-    width = round(int.from_bytes(png[16:20], "big") / 1.8)      # of the header; one scale, so one size of letters
+    width = round(int.from_bytes(png[16:20], "big") / 1.8)  # of the header; one scale, so one size of letters
     blocks.append(f'<section><h2>{_text(head)}</h2><figure><img alt="{_text(head)}" width="{width}" '
                   f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
                   f"<figcaption>{_text(caption)}</figcaption></figure></section>")
@@ -322,8 +325,8 @@ def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row],
   page = PAGE.format(
       title=_text(title), style=CSS, notes=f'<p class="notes">{_text(notes)}</p>' if notes else "",
       table=_table(rows), panels="\n".join(blocks), facts=f"<dl>{facts}</dl>" if facts else "",
-      config=f"<details><summary>Configuration</summary><pre>{_text(config)}</pre></details>" if config else "",
-      protocols=_protocols(rows))
+      config=f"<details><summary>Configuration</summary><pre>{_text(config)}</pre></details>" if config
+      else "", protocols=_protocols(rows))
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   temporary.write_text(page, encoding="utf-8")
@@ -351,8 +354,9 @@ def _table(rows: Sequence[F.Row]) -> str:
   data = f" Data: {protocols[0]['train']}; tested on {protocols[0]['test']}." if protocols else ""
   return (f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
           f'<tbody>{"".join(body)}</tbody></table></div>'
-          "<p class=\"small\">Accuracies in %, the best of each column in bold; ± is one standard deviation over "
-          "draws of the labelled subset, or over runs. RankMe counts directions that the features use and is bounded "
+          "<p class=\"small\">Accuracies in %, the best of each column in bold; "
+          "± is one standard deviation over draws of the labelled subset, or over runs. "
+          "RankMe counts directions that the features use and is bounded "
           f"by their width, so it compares rows of equal width only.{_text(data)}</p>")
 
 
@@ -436,7 +440,8 @@ def _sheet(rows: Sequence[np.ndarray], names: Sequence[str]) -> tuple[Figure, Ax
   for r, (images, name) in enumerate(zip(rows, names)):
     ax.text(-0.12, r * cell + 0.5, name, ha="right", va="center", color=FAINT)
     for i, image in enumerate(images):
-      ax.imshow(image, extent=(i * cell, i * cell + 1, r * cell + 1, r * cell), interpolation=_interpolation(image))
+      ax.imshow(image, extent=(i * cell, i * cell + 1, r * cell + 1, r * cell),
+                interpolation=_interpolation(image))
       ax.add_patch(Rectangle((i * cell, r * cell), 1, 1, fill=False, lw=0.6, ec="#c9ced6"))
   ax.set(xlim=(-left, columns * cell), ylim=(len(rows) * cell, -edge))
   ax.set_aspect("equal")
@@ -471,7 +476,8 @@ def _outline(ax: Axes, chosen: np.ndarray, *, at: tuple[int, int], colour: str, 
 def _rgb(images: np.ndarray) -> np.ndarray:
   """f32 [B H W 3] in [0, 1] of uint8 or float images with one or three channels."""
   images = np.asarray(images)
-  x = images.astype(np.float32) / 255 if images.dtype == np.uint8 else np.clip(images.astype(np.float32), 0, 1)
+  x = (images.astype(np.float32) / 255 if images.dtype == np.uint8
+       else np.clip(images.astype(np.float32), 0, 1))
   return np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
 
 
@@ -518,14 +524,16 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
   return sorted((s, v) for s, v in found.items() if v is not None)
 
 
-def _points(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row], metric: str) -> list[tuple[float, float]]:
+def _points(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row],
+            metric: str) -> list[tuple[float, float]]:
   """(step, value) of the trained encoder: logged while training, then results with a step; from the
   untrained one at 0.
   """
   points = dict(_series(history, f"eval/{metric}"))
   for r in rows:
     step = r["protocol"].get("step")
-    if r["metric"] == metric and (r["row"] == suite.UNTRAINED or (r["row"] == suite.TRAINED and step is not None)):
+    if r["metric"] == metric and (r["row"] == suite.UNTRAINED
+                                  or (r["row"] == suite.TRAINED and step is not None)):
       points[0 if r["row"] == suite.UNTRAINED else step] = r["mean"]
   return sorted(points.items()) if any(s > 0 for s in points) else []
 

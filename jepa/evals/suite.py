@@ -108,7 +108,8 @@ def _step(row: F.Row) -> float:
   return float("inf") if step is None else step
 
 
-def cells(rows: Sequence[F.Row]) -> tuple[list[tuple[str, str]], list[tuple[str, list[str], list[float | None]]]]:
+def cells(
+    rows: Sequence[F.Row]) -> tuple[list[tuple[str, str]], list[tuple[str, list[str], list[float | None]]]]:
   """The table as data: column titles (two lines each), and (row name, texts, means) in the order of ROWS,
   then others.
   """
@@ -147,7 +148,8 @@ def table(rows: Sequence[F.Row]) -> str:
   body = [[name, *texts] for name, texts, _ in lines]
   widths = [max(len(t) for t in (*title, *(line[i] for line in body))) for i, title in enumerate(columns)]
   def line(texts):
-    return "  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(texts, widths))).rstrip()
+    return "  ".join(t.ljust(w) if i == 0 else t.rjust(w)
+                     for i, (t, w) in enumerate(zip(texts, widths))).rstrip()
   head = [line([t[0] for t in columns]), line([t[1] for t in columns])]
   return "\n".join([*head, "-" * max(map(len, head)), *map(line, body)])
 
@@ -215,8 +217,9 @@ def combine(runs: Sequence[Sequence[F.Row]]) -> list[F.Row]:
   for at in dict.fromkeys(at for t in tables for at in t):
     missing = [i for i, t in enumerate(tables) if at not in t]
     if missing:
-      raise ValueError(f"run {missing[0] + 1} of {len(runs)} has no {at[1]!r} of {at[0]!r}: a mean over some of "
-                       "the runs would not be comparable; evaluate it first")
+      raise ValueError(
+          f"run {missing[0] + 1} of {len(runs)} has no {at[1]!r} of {at[0]!r}: a mean over some of "
+          "the runs would not be comparable; evaluate it first")
     found = [t[at] for t in tables]
     first = _conditions(found[0]["protocol"])
     for i, other in enumerate(found[1:], 2):
