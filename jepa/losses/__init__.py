@@ -1,1 +1,2 @@
-"""Losses: arrays in, an f32 scalar out. No parameters, no config, no mesh; a mean over B is the mean of the global batch."""
+"""Losses: arrays in, an f32 scalar out. No parameters, no config, no mesh;
+a mean over B is the mean of the global batch."""

@@ -27,16 +27,18 @@ def layer_norm(x: jax.Array, eps: float = 1e-5) -> jax.Array:
 
 
 def centre(h_BND: jax.Array, eps: float = 1e-2) -> jax.Array:
-  """Targets without what is easy to say of them: the mean over the global batch at each position and the mean over the tokens of each
-  image are taken away, and each channel is brought to unit variance over all that is left."""
+  """Targets without what is easy to say of them: the mean over the global batch at each position and the mean
+  over the tokens of each image are taken away, and each channel is brought to unit variance over all that is
+  left."""
   h = h_BND - h_BND.mean(0)
   h = h - h.mean(1, keepdims=True)
   return h * jax.lax.rsqrt(jnp.square(h).mean((0, 1)) + eps)
 
 
 def shares(h_BND: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(position, image): shares of the variance of tokens that the mean at their position and the mean of their image explain. A
-  target that is mostly position is predicted without looking; one that is mostly image has lost its places."""
+  """(position, image): shares of the variance of tokens that the mean at their position and the mean of their
+  image explain. A target that is mostly position is predicted without looking; one that is mostly image has
+  lost its places."""
   h = h_BND - h_BND.mean((0, 1))
   total = jnp.square(h).mean()
   return jnp.square(h.mean(0)).mean() / total, jnp.square(h.mean(1)).mean() / total

@@ -1,7 +1,7 @@
 """SIGReg: sketched isotropic Gaussian regularisation (LeJEPA, arXiv 2511.08544, Algorithm 1).
 
-The Epps-Pulley distance between the empirical characteristic function of one-dimensional projections of the embeddings and
-that of N(0, 1), averaged over random unit directions:
+The Epps-Pulley distance between the empirical characteristic function of one-dimensional projections of the
+embeddings and that of N(0, 1), averaged over random unit directions:
 
   EP(u) = N * integral |phi_hat(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt,   phi_hat(t) = mean_n exp(i t u_n)
 
@@ -17,8 +17,9 @@ QUADRATURES = ("released", "paper")
 
 
 def quadrature(name: str, knots: int = 17) -> tuple[np.ndarray, np.ndarray]:
-  """(t, weight), each [knots]. "released": [0, 3] with doubled weights, by even symmetry, as in the public code and LeWM;
-  "paper": [-5, 5], as in Algorithm 1. Both by the trapezoidal rule, with exp(-t^2 / 2) in the weight."""
+  """(t, weight), each [knots]. "released": [0, 3] with doubled weights, by even symmetry, as in the public
+  code and LeWM; "paper": [-5, 5], as in Algorithm 1. Both by the trapezoidal rule, with exp(-t^2 / 2) in the
+  weight."""
   if name not in QUADRATURES:
     raise ValueError(f"SIGReg quadrature {name!r} is unknown; choose one of {', '.join(QUADRATURES)}")
   t = np.linspace(0.0, 3.0, knots) if name == "released" else np.linspace(-5.0, 5.0, knots)
@@ -34,11 +35,13 @@ def directions(key: jax.Array, width: int, slices: int) -> jax.Array:
   return a / jnp.linalg.norm(a, axis=0, keepdims=True)
 
 
-def sigreg(z_BD: jax.Array, key: jax.Array, *, slices: int = 1024, knots: int = 17, rule: str = "released") -> jax.Array:
+def sigreg(z_BD: jax.Array, key: jax.Array, *, slices: int = 1024, knots: int = 17,
+           rule: str = "released") -> jax.Array:
   """Mean over `slices` random directions of the Epps-Pulley statistic of z_BD [B D] against N(0, 1)."""
   t, weight = quadrature(rule, knots)
   u = z_BD.astype(jnp.float32) @ directions(key, z_BD.shape[-1], slices)      # [B M]
-  # exp(i t u) from knot to knot is a rotation by the spacing: two transcendental functions in place of two a knot.
+  # exp(i t u) from knot to knot is a rotation by the spacing: two transcendental functions
+  # in place of two a knot.
   cos, sin = jnp.cos(t[0] * u), jnp.sin(t[0] * u)
   cos_step, sin_step = jnp.cos((t[1] - t[0]) * u), jnp.sin((t[1] - t[0]) * u)
   total = 0.0

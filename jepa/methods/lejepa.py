@@ -1,4 +1,5 @@
-"""LeJEPA (Balestriero & LeCun, 2025, arXiv 2511.08544): views agree, and embeddings are an isotropic Gaussian. No teacher.
+"""LeJEPA (Balestriero & LeCun, 2025, arXiv 2511.08544): views agree, and embeddings are an isotropic
+Gaussian. No teacher.
 
   z_v = projector(encoder(view_v))        V views, [V B D]
   mu  = mean of z_v over the global views
@@ -16,8 +17,8 @@ from jepa.types import Features, Method
 
 
 def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float = 0.05, slices: int = 1024,
-         quadrature: str = "released", mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25,
-         steps: int) -> Method:
+         quadrature: str = "released", mean: float | Sequence[float] = 0.5,
+         std: float | Sequence[float] = 0.25, steps: int) -> Method:
   """LeJEPA.
 
   Args:
@@ -42,7 +43,8 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float 
     k_views, k_slices = jax.random.split(key)
     s_enc, s_proj = extra["encoder"], extra["projector"]
     z, count = [], []
-    for group in recipe(k_views, view_recipes.to_float(batch["image"])):      # the global views, then local ones of another size
+    # the global views, then local ones of another size
+    for group in recipe(k_views, view_recipes.to_float(batch["image"])):
       v, b = group.shape[:2]
       x = view_recipes.standardise(group, mean, std).reshape(v * b, *group.shape[2:])
       features, s_enc = enc.apply(params["encoder"], s_enc, x, train=True)
@@ -52,7 +54,8 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float 
     z_VBD = jnp.concatenate(z)
     centre = z_VBD[: count[0]].mean(0)
     agree = jnp.square(z_VBD - centre).sum(-1).mean() / z_VBD.shape[-1]
-    gaussian = jax.vmap(lambda z_BD: sigreg_loss.sigreg(z_BD, k_slices, slices=slices, rule=quadrature))(z_VBD).mean()
+    gaussian = jax.vmap(lambda z_BD: sigreg_loss.sigreg(z_BD, k_slices, slices=slices,
+                                                        rule=quadrature))(z_VBD).mean()
     value = (1 - weight) * agree + weight * gaussian
     metrics = {"agree": agree, "sigreg": gaussian, "embedding_std": z_VBD.std(1).mean()}
     return value, ({"encoder": s_enc, "projector": s_proj}, metrics)

@@ -1,1 +1,2 @@
-"""Networks. The only folder that imports Flax; what leaves it are the plain functions of `Net` and `StatefulNet`."""
+"""Networks. The only folder that imports Flax; what leaves it are the plain functions of `Net`
+and `StatefulNet`."""

@@ -1,7 +1,7 @@
 """A small convolutional encoder and the projector of joint-embedding methods, both with BatchNorm.
 
-BatchNorm's running statistics are not parameters: they travel as `stats` (a method keeps them in `extra`). In training the
-statistics are those of the global batch; evaluation uses the running ones.
+BatchNorm's running statistics are not parameters: they travel as `stats` (a method keeps them in `extra`). In
+training the statistics are those of the global batch; evaluation uses the running ones.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,8 @@ from jepa.types import Features, StatefulNet
 
 
 class BatchNorm(nn.Module):
-  """BatchNorm over all axes but the last; batch statistics in f32. Running statistics live in the collection "stats"."""
+  """BatchNorm over all axes but the last; batch statistics in f32.
+  Running statistics live in the collection "stats"."""
 
   train: bool
   momentum: float = 0.9
@@ -77,16 +78,18 @@ class Projector(nn.Module):
     return nn.Dense(self.widths[-1], name="out")(x)
 
 
-def convnet(*, widths: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int] = (1, 2, 2, 1), kernels: Sequence[int] = (),
-            dtype: str = "float32") -> StatefulNet:
-  """apply(params, stats, image [B H W C], train) -> (Features, stats). `kernels`: sides of the kernels, 3 by default.
+def convnet(*, widths: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int] = (1, 2, 2, 1),
+            kernels: Sequence[int] = (), dtype: str = "float32") -> StatefulNet:
+  """apply(params, stats, image [B H W C], train) -> (Features, stats).
+  `kernels`: sides of the kernels, 3 by default.
 
   Raises:
     ValueError: widths, strides and kernels differ in number.
   """
   kernels = tuple(kernels) or (3,) * len(widths)
   if not len(widths) == len(strides) == len(kernels):
-    raise ValueError(f"convnet: {len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels; give as many of each")
+    raise ValueError(f"convnet: {len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels; "
+                     "give as many of each")
   return _stateful(lambda train: ConvNet(tuple(widths), tuple(strides), kernels, train, jnp.dtype(dtype)))
 
 

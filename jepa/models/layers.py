@@ -1,4 +1,5 @@
-"""Transformer layers in Flax Linen, and `stack`, which makes a tower of one. Parameters f32; `dtype` is that of the compute."""
+"""Transformer layers in Flax Linen, and `stack`, which makes a tower of one. Parameters f32;
+`dtype` is that of the compute."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,11 +17,13 @@ REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable,
 def weight_init(std: float = 0.0):
   """Truncated normal of the given standard deviation, or of 1 / sqrt(fan-in) for 0.
 
-  Papers publish 0.02, which is 1 / sqrt(fan-in) at a width of 2,500; in a narrow network it leaves every block near the identity.
+  Papers publish 0.02, which is 1 / sqrt(fan-in) at a width of 2,500;
+  in a narrow network it leaves every block near the identity.
   """
   if std:
     return nn.initializers.truncated_normal(std)
-  return lambda key, shape, dtype=jnp.float32: nn.initializers.truncated_normal(shape[0] ** -0.5)(key, shape, dtype)
+  return lambda key, shape, dtype=jnp.float32: nn.initializers.truncated_normal(shape[0] ** -0.5)(
+      key, shape, dtype)
 
 
 
@@ -40,7 +43,8 @@ class LayerNorm(nn.Module):
 
 
 class Dense(nn.Module):
-  """x [... D] @ kernel + bias. Leading axes are flattened first: the weight gradient is then one plain matrix product."""
+  """x [... D] @ kernel + bias. Leading axes are flattened first: the weight gradient is then one plain matrix
+  product."""
 
   features: int
   dtype: Any = jnp.float32
@@ -55,7 +59,8 @@ class Dense(nn.Module):
 
 
 class QKV(nn.Module):
-  """Queries, keys and values [B N 3 D] of x [B N D] in one product; the kernel [D 3 D] keeps heads apart for the tensor axis."""
+  """Queries, keys and values [B N 3 D] of x [B N D] in one product;
+  the kernel [D 3 D] keeps heads apart for the tensor axis."""
 
   dtype: Any = jnp.float32
   init_std: float = 0.0
@@ -72,8 +77,8 @@ class QKV(nn.Module):
 class Attention(nn.Module):
   """Multi-head self-attention; keys with valid_BN False are not attended to.
 
-  Scores and softmax in f32. Written with heads before tokens [B H N K], which XLA's CPU products run 7 % of a step faster than
-  jax.nn.dot_product_attention; on a GPU that one is used, for its fused kernels.
+  Scores and softmax in f32. Written with heads before tokens [B H N K], which XLA's CPU products run 7 % of a
+  step faster than jax.nn.dot_product_attention; on a GPU that one is used, for its fused kernels.
   """
 
   heads: int
@@ -126,7 +131,8 @@ def net(module: nn.Module) -> Net:
 
 
 class Stack(NamedTuple):
-  """A tower: `apply` gives what leaves the last block, `trace` what leaves each of the last K, first to last [K B N D]."""
+  """A tower: `apply` gives what leaves the last block, `trace` what leaves each of the last K,
+  first to last [K B N D]."""
 
   init: Callable[..., Params]
   apply: Callable[..., jax.Array]      # (params, x, *inputs) -> x
@@ -138,7 +144,8 @@ def stack(block: Net, depth: int, *, remat: str = "none", scan: bool | None = No
 
   Args:
     remat: what the backward pass computes again: "none", "dots" (all but matrix products), "full".
-    scan: one compiled block in a loop (fast to compile), or unrolled (faster to run on a CPU). None: scan from 13 layers on.
+    scan: one compiled block in a loop (fast to compile), or unrolled (faster to run on a CPU).
+      None: scan from 13 layers on.
   """
   if remat not in REMAT:
     raise ValueError(f"remat {remat!r} is unknown; choose one of {', '.join(REMAT)}")
@@ -150,7 +157,8 @@ def stack(block: Net, depth: int, *, remat: str = "none", scan: bool | None = No
     return _scale_residual(params, depth)
 
   def each(params):
-    # lax.split, whose transpose is one concatenation; the transpose of indexing adds a whole stack of zeros for each layer.
+    # lax.split, whose transpose is one concatenation; the transpose of indexing adds a whole stack of zeros
+    # for each layer.
     leaves, tree = jax.tree.flatten(params)
     split = [jax.lax.split(leaf, [1] * depth) for leaf in leaves]
     return [jax.tree.unflatten(tree, [parts[i][0] for parts in split]) for i in range(depth)]
@@ -176,7 +184,10 @@ def stack(block: Net, depth: int, *, remat: str = "none", scan: bool | None = No
 
 
 def _scale_residual(params, depth):
-  """Divides what enters the residual stream by sqrt(2 * layer), layers counted from 1 (as in BEiT and I-JEPA)."""
+  """Divides what enters the residual stream by sqrt(2 * layer), layers counted from 1
+  (as in BEiT and I-JEPA)."""
   layer = jnp.sqrt(2.0 * jnp.arange(1, depth + 1))[:, None, None]
-  attention = params["attention"] | {"out": params["attention"]["out"] | {"kernel": params["attention"]["out"]["kernel"] / layer}}
-  return params | {"attention": attention, "down": params["down"] | {"kernel": params["down"]["kernel"] / layer}}
+  attention = params["attention"] | {"out": params["attention"]["out"]
+                                     | {"kernel": params["attention"]["out"]["kernel"] / layer}}
+  return params | {"attention": attention,
+                   "down": params["down"] | {"kernel": params["down"]["kernel"] / layer}}

@@ -5,7 +5,8 @@ import numpy as np
 
 
 def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
-  """Fixed 2-D sine-cosine positions (MAE, arXiv 2111.06377): f32 [rows * columns, width]; the first half codes the column.
+  """Fixed 2-D sine-cosine positions (MAE, arXiv 2111.06377): f32 [rows * columns, width];
+  the first half codes the column.
 
   Raises:
     ValueError: width is not a multiple of 4.
@@ -13,7 +14,8 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
   if width % 4:
     raise ValueError(f"2-D sine-cosine positions need a width divisible by 4, not {width}")
   rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
-  return np.concatenate([_sincos_1d(width // 2, columns.ravel()), _sincos_1d(width // 2, rows.ravel())], -1).astype(np.float32)
+  return np.concatenate([_sincos_1d(width // 2, columns.ravel()), _sincos_1d(width // 2, rows.ravel())],
+                        -1).astype(np.float32)
 
 
 def _sincos_1d(width, at):
@@ -22,9 +24,10 @@ def _sincos_1d(width, at):
   return np.concatenate([np.sin(phase), np.cos(phase)], -1)
 
 
-def rope_2d(index_BN: jax.Array, grid: tuple[int, int], head_width: int, theta: float = 10000.0) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines [B N 1 head_width / 2] of rotary embeddings (arXiv 2104.09864) on a grid: half of the pairs turn with
-  the row, half with the column.
+def rope_2d(index_BN: jax.Array, grid: tuple[int, int], head_width: int,
+            theta: float = 10000.0) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines [B N 1 head_width / 2] of rotary embeddings (arXiv 2104.09864) on a grid: half of the
+  pairs turn with the row, half with the column.
 
   Raises:
     ValueError: head_width is not a multiple of 4.

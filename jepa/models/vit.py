@@ -1,6 +1,7 @@
 """Vision Transformer over all or some patches of an image (arXiv 2010.11929), and I-JEPA's narrow predictor.
 
-Shapes: images [B H W C]; tokens are row-major over the grid (H / patch, W / patch); `Tokens` says which of them to encode.
+Shapes: images [B H W C]; tokens are row-major over the grid (H / patch, W / patch);
+`Tokens` says which of them to encode.
 """
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from jepa.models import layers as lib, positions
 from jepa.types import Net, Tokens
 
 # name: (width, depth, heads, mlp ratio)
-VARIANTS = {"Ti": (192, 12, 3, 4.0), "S": (384, 12, 6, 4.0), "B": (768, 12, 12, 4.0), "L": (1024, 24, 16, 4.0),
-            "H": (1280, 32, 16, 4.0), "g": (1408, 40, 16, 48 / 11)}
+VARIANTS = {"Ti": (192, 12, 3, 4.0), "S": (384, 12, 6, 4.0), "B": (768, 12, 12, 4.0),
+            "L": (1024, 24, 16, 4.0), "H": (1280, 32, 16, 4.0), "g": (1408, 40, 16, 48 / 11)}
 
 
 def shape_of(variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, mlp_ratio: float = 0.0):
@@ -24,7 +25,8 @@ def shape_of(variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, 
   if variant and variant not in VARIANTS:
     raise ValueError(f"ViT variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
   named = VARIANTS.get(variant, (0, 0, 0, 4.0))
-  width, depth, heads, mlp_ratio = (given or default for given, default in zip((width, depth, heads, mlp_ratio), named))
+  width, depth, heads, mlp_ratio = (given or default
+                                    for given, default in zip((width, depth, heads, mlp_ratio), named))
   if not (width and depth and heads):
     raise ValueError("a ViT needs a variant, or width, depth and heads")
   if width % heads:
@@ -40,7 +42,8 @@ def grid_of(image: jax.Array, patch: int) -> tuple[int, int]:
   """
   _, h, w, _ = image.shape
   if h % patch or w % patch:
-    raise ValueError(f"image {h}x{w} is not divisible into patches of {patch}: choose another patch or image size")
+    raise ValueError(
+        f"image {h}x{w} is not divisible into patches of {patch}: choose another patch or image size")
   return h // patch, w // patch
 
 
@@ -52,13 +55,14 @@ def patches(image: jax.Array, patch: int) -> jax.Array:
   return x.reshape(b, rows * columns, patch * patch * c)
 
 
-def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, mlp_ratio: float = 0.0, patch: int = 16,
-            position: str = "sincos", init_std: float = 0.0, remat: str = "none", scan: bool | None = None,
-            dtype: str = "float32") -> Net:
-  """init(key, image) -> params; apply(params, image [B H W C], tokens=None, layers=0) -> [B N D], or [B K D] of `tokens`.
+def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0, mlp_ratio: float = 0.0,
+            patch: int = 16, position: str = "sincos", init_std: float = 0.0, remat: str = "none",
+            scan: bool | None = None, dtype: str = "float32") -> Net:
+  """init(key, image) -> params; apply(params, image [B H W C], tokens=None, layers=0) -> [B N D],
+  or [B K D] of `tokens`.
 
-  No class token. With `tokens` the others are dropped before the first product, so the cost is that of the kept ones. With `layers`
-  L > 0: what leaves the last L blocks, not normalised, [L B N D].
+  No class token. With `tokens` the others are dropped before the first product, so the cost is that of the
+  kept ones. With `layers` L > 0: what leaves the last L blocks, not normalised, [L B N D].
 
   Args:
     variant: "Ti", "S", "B", "L", "H", "g"; width, depth, heads, mlp_ratio override it.
@@ -71,14 +75,16 @@ def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0
     raise ValueError(f"positions {position!r} are unknown; choose one of sincos, learned, rope")
   compute = jnp.dtype(dtype)
   embed = lib.net(lib.Dense(width, compute, init_std))
-  blocks = lib.stack(lib.net(lib.Block(heads, round(width * mlp_ratio), compute, init_std)), depth, remat=remat, scan=scan)
+  blocks = lib.stack(lib.net(lib.Block(heads, round(width * mlp_ratio), compute, init_std)), depth,
+                     remat=remat, scan=scan)
   norm = lib.net(lib.LayerNorm(compute))
 
   def init(key, image):
     keys = jax.random.split(key, 4)
     x = patches(image, patch)
     h = jnp.zeros((1, 1, width))
-    params = {"patch": embed.init(keys[0], x[:1, :1]), "blocks": blocks.init(keys[1], h), "norm": norm.init(keys[2], h)}
+    params = {"patch": embed.init(keys[0], x[:1, :1]), "blocks": blocks.init(keys[1], h),
+              "norm": norm.init(keys[2], h)}
     if position == "learned":
       params["positions"] = 0.02 * jax.random.normal(keys[3], (x.shape[1], width))
     return params
@@ -106,26 +112,29 @@ def encoder(*, variant: str = "", width: int = 0, depth: int = 0, heads: int = 0
   return Net(init, apply)
 
 
-def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12, mlp_ratio: float = 4.0, position: str = "sincos",
-              joint: bool = False, init_std: float = 0.0, remat: str = "none", scan: bool | None = None,
-              dtype: str = "float32") -> Net:
-  """I-JEPA's predictor (arXiv 2301.08243): a narrow ViT that fills mask tokens, each block of targets on its own.
+def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12, mlp_ratio: float = 4.0,
+              position: str = "sincos", joint: bool = False, init_std: float = 0.0, remat: str = "none",
+              scan: bool | None = None, dtype: str = "float32") -> Net:
+  """I-JEPA's predictor (arXiv 2301.08243): a narrow ViT that fills mask tokens,
+  each block of targets on its own.
 
-  init(key) -> params; apply(params, z [B K inputs], context Tokens [B K], targets Tokens [B M Kt], grid) -> [B M Kt inputs].
-  The context is repeated for every block and blocks do not see each other, or, with `joint`, all are filled in one pass (as in
-  V-JEPA, arXiv 2404.08471), which costs less.
+  init(key) -> params; apply(params, z [B K inputs], context Tokens [B K], targets Tokens [B M Kt], grid) ->
+  [B M Kt inputs]. The context is repeated for every block and blocks do not see each other, or, with `joint`,
+  all are filled in one pass (as in V-JEPA, arXiv 2404.08471), which costs less.
   """
   if width % heads:
     raise ValueError(f"predictor width {width} is not divisible by {heads} heads")
   compute = jnp.dtype(dtype)
   inp, out = (lib.net(lib.Dense(d, compute, init_std)) for d in (width, inputs))
-  blocks = lib.stack(lib.net(lib.Block(heads, round(width * mlp_ratio), compute, init_std)), depth, remat=remat, scan=scan)
+  blocks = lib.stack(lib.net(lib.Block(heads, round(width * mlp_ratio), compute, init_std)), depth,
+                     remat=remat, scan=scan)
   norm = lib.net(lib.LayerNorm(compute))
 
   def init(key):
     keys = jax.random.split(key, 5)
     h = jnp.zeros((1, 1, width))
-    return {"in": inp.init(keys[0], jnp.zeros((1, 1, inputs))), "blocks": blocks.init(keys[1], h), "norm": norm.init(keys[2], h),
+    return {"in": inp.init(keys[0], jnp.zeros((1, 1, inputs))), "blocks": blocks.init(keys[1], h),
+            "norm": norm.init(keys[2], h),
             "out": out.init(keys[3], h), "mask": {"token": 0.02 * jax.random.normal(keys[4], (width,))}}
 
   def apply(params, z_BKD, context: Tokens, targets: Tokens, grid: tuple[int, int]):
@@ -133,7 +142,7 @@ def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12
     if joint:
       targets = Tokens(*(t.reshape(shape[0], 1, -1) for t in targets))
     b, m, kt = targets.index.shape
-    fold = lambda x: jnp.repeat(x, m, 0)                                      # the context once for every block
+    fold = lambda x: jnp.repeat(x, m, 0)      # the context once for every block
     index = jnp.concatenate([fold(context.index), targets.index.reshape(b * m, kt)], 1)
     valid = jnp.concatenate([fold(context.valid), targets.valid.reshape(b * m, kt)], 1)
     x = fold(inp.apply(params["in"], z_BKD))
@@ -149,7 +158,8 @@ def predictor(*, inputs: int, width: int = 384, depth: int = 12, heads: int = 12
 
 
 def parameters(variant: str, patch: int, channels: int = 3) -> int:
-  """Number of parameters of `encoder` with fixed positions, in closed form; for tests against published counts."""
+  """Number of parameters of `encoder` with fixed positions, in closed form;
+  for tests against published counts."""
   width, depth, _, ratio = shape_of(variant)
   hidden = round(width * ratio)
   block = 4 * width * width + 4 * width + 2 * width * hidden + hidden + width + 4 * width
