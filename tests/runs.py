@@ -31,6 +31,7 @@ def batches(exp: experiment.Experiment, count: int) -> list[dict]:
 
 def equal(a, b) -> bool:
   """Whether two trees hold the same bits."""
-  words = lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+  words = lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+                               else x)
   same = jax.tree.map(lambda x, y: np.array_equal(words(x), words(y)), a, b)
   return all(jax.tree.leaves(same))

@@ -11,7 +11,8 @@ from jepa.methods import ijepa
 from jepa.models import vit
 from tests import runs
 
-MILLIONS = {"S/16": 21.6, "B/16": 85.6, "L/16": 303.1, "H/14": 630.4, "H/16@448": 630.7, "g/16": 1011.1}      # encoder, fixed positions
+# encoder, fixed positions
+MILLIONS = {"S/16": 21.6, "B/16": 85.6, "L/16": 303.1, "H/14": 630.4, "H/16@448": 630.7, "g/16": 1011.1}
 
 
 @pytest.mark.parametrize("name", runs.CONFIGS)
@@ -70,7 +71,8 @@ for shape in (dict(data=32, fsdp=8, tensor=1), dict(data=1, fsdp=256, tensor=1),
 """
   import os
   env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=256"}
-  done = subprocess.run([sys.executable, "-c", program], cwd=runs.ROOT, env=env, capture_output=True, text=True, timeout=200)
+  done = subprocess.run([sys.executable, "-c", program], cwd=runs.ROOT, env=env, capture_output=True,
+                        text=True, timeout=200)
   assert done.returncode == 0, done.stderr
   assert len(done.stdout.splitlines()) == 3
 

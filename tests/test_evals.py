@@ -45,13 +45,15 @@ class FakeSource:
   def get(i):
     if i == 3:
       return None
-    return {"image": np.full((2, 2, 1), 51 * i % 256, np.uint8), "label": np.int32(i % 2), "index": np.int32(i)}
+    return {"image": np.full((2, 2, 1), 51 * i % 256, np.uint8), "label": np.int32(i % 2),
+            "index": np.int32(i)}
 
 
 def test_collect_drops_padding_and_keeps_order():
   images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
   batches = [({"image": np.pad(images[i:i + 3], ((0, 3 - len(images[i:i + 3])),) + ((0, 0),) * 3),
-               "label": np.pad(np.arange(7, dtype=np.int32)[i:i + 3], (0, 3 - len(images[i:i + 3])))}, len(images[i:i + 3]))
+               "label": np.pad(np.arange(7, dtype=np.int32)[i:i + 3], (0, 3 - len(images[i:i + 3])))},
+              len(images[i:i + 3]))
              for i in (0, 3, 6)]
   def embed(batch):
     x = jnp.asarray(batch["image"], jnp.bfloat16).reshape(3, 4)
@@ -70,7 +72,8 @@ def test_extract_reads_the_pipeline(monkeypatch):
   import types
   def epoch(source, *, batch):
     for i in range(0, source.length, batch):
-      yield {"image": np.full((batch, 2), i, np.float32), "label": np.zeros(batch, np.int32)}, min(batch, source.length - i)
+      yield ({"image": np.full((batch, 2), i, np.float32), "label": np.zeros(batch, np.int32)},
+             min(batch, source.length - i))
   fake = types.ModuleType("jepa.data.pipeline")
   fake.epoch = epoch
   import jepa.data
@@ -111,7 +114,8 @@ def test_standardise_is_safe_for_constant_dimensions():
 def test_fit_equals_scikit_learn(penalty):
   f = blobs(apart=0.7)
   x, hot = jnp.asarray(f.train_x), jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
-  found = linear._fit(x, hot, jnp.full(200, 1 / 200), jnp.float32(penalty), jnp.zeros((8, 4)), jnp.zeros(4), tolerance=1e-5)
+  found = linear._fit(x, hot, jnp.full(200, 1 / 200), jnp.float32(penalty), jnp.zeros((8, 4)), jnp.zeros(4),
+                      tolerance=1e-5)
   theirs = LogisticRegression(C=1 / (penalty * 200), tol=1e-8, max_iter=5000).fit(f.train_x, f.train_y)
   assert found.gradient < 1e-5 and found.iterations < 200
   np.testing.assert_allclose(found.weight.T, theirs.coef_, atol=2e-3 * np.abs(theirs.coef_).max())
@@ -135,8 +139,10 @@ def test_fit_survives_hard_starts():
   """
   f = blobs(apart=5)
   hot = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
-  good = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), jnp.zeros((8, 4)), jnp.zeros(4), tolerance=1e-5)
-  found = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), -100 * good.weight, jnp.zeros(4), tolerance=1e-5)
+  good = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), jnp.zeros((8, 4)),
+                     jnp.zeros(4), tolerance=1e-5)
+  found = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), -100 * good.weight,
+                      jnp.zeros(4), tolerance=1e-5)
   assert found.gradient < 1e-5
   np.testing.assert_allclose(found.weight, good.weight, atol=2e-3)
 
@@ -175,7 +181,8 @@ def test_lowshot_equals_scikit_learn_draw_by_draw(d):
   f = blobs(d=d, apart=0.4)
   row, = linear.lowshot(f, row="a", seed=3, labels=5, draws=4, penalty=0.1, tolerance=1e-5)
   x, test_x = F.standardise(f)
-  theirs = [LogisticRegression(C=1 / (0.1 * 20), tol=1e-8, max_iter=5000).fit(x[s], f.train_y[s]).score(test_x, f.test_y)
+  theirs = [LogisticRegression(C=1 / (0.1 * 20), tol=1e-8,
+                               max_iter=5000).fit(x[s], f.train_y[s]).score(test_x, f.test_y)
             for s in linear.draw(f.train_y, labels=5, draws=4, seed=3)]
   np.testing.assert_allclose(row["protocol"]["outcome"]["accuracies"], theirs, atol=1.01 / 120)
   assert row["mean"] == pytest.approx(np.mean(theirs), abs=0.01) and row["seeds"] == 4 and row["sd"] > 0
@@ -191,7 +198,8 @@ def test_lowshot_chooses_a_penalty_inside_the_subset():
 def test_too_few_labels_is_a_clear_error():
   f = blobs()
   f.train_y[(f.train_y == 2) & (np.cumsum(f.train_y == 2) > 4)] = -1
-  with pytest.raises(ValueError, match="raw pixels: the low-shot probe draws 10 a class, but class 2 .* has only 4"):
+  with pytest.raises(ValueError,
+                     match="raw pixels: the low-shot probe draws 10 a class, but class 2 .* has only 4"):
     linear.lowshot(f, row="raw pixels", seed=0)
   with pytest.raises(ValueError, match="two classes"):
     linear.probe(f._replace(train_y=np.zeros_like(f.train_y)), row="a", seed=0)
@@ -205,7 +213,8 @@ def test_too_few_labels_is_a_clear_error():
 def test_knn_equals_scikit_learn(monkeypatch):
   f = blobs(apart=0.8)
   unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
-  theirs = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d ** 2 / 2) / 0.07)).fit(unit(f.train_x), f.train_y)
+  theirs = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d ** 2 / 2) / 0.07)).fit(
+      unit(f.train_x), f.train_y)
   row, = knn.evaluate(f, row="a")
   assert row["mean"] == pytest.approx(theirs.score(unit(f.test_x), f.test_y), abs=1e-6)
   monkeypatch.setattr(knn, "CHUNK", 200 * 7)      # seven queries at a time, the last chunk padded
@@ -223,7 +232,8 @@ def test_knn_of_perfect_and_useless_features():
 def test_labels_need_not_be_contiguous():
   f = blobs(apart=6)
   odd = f._replace(train_y=3 * f.train_y + 5, test_y=np.where(np.arange(120) < 30, 99, 3 * f.test_y + 5))
-  assert knn.evaluate(odd, row="a")[0]["mean"] == pytest.approx(0.75)      # a class that train lacks is never right
+  # a class that train lacks is never right
+  assert knn.evaluate(odd, row="a")[0]["mean"] == pytest.approx(0.75)
 
 
 # Collapse
@@ -296,8 +306,10 @@ def results():
 def test_table(results):
   text = suite.table(results)
   lines = text.splitlines()
-  assert len({line.rstrip() for line in lines}) == 6 and [line.split("  ")[0] for line in lines[3:]] == list(suite.ROWS)
-  for title in ("linear probe", "(all labels)", "(10 labels a class)", "kNN", "RankMe", "mean feature", "std"):
+  assert (len({line.rstrip() for line in lines}) == 6 and [line.split("  ")[0] for line in lines[3:]]
+          == list(suite.ROWS))
+  for title in ("linear probe", "(all labels)", "(10 labels a class)", "kNN", "RankMe", "mean feature",
+                "std"):
     assert title in "\n".join(lines[:2])
   assert " ± " in lines[-1] and max(map(len, lines)) <= 110
   assert "-" in suite.table([r for r in results if r["metric"] != "knn"]).splitlines()[-1]
@@ -353,7 +365,8 @@ def test_unlabelled_sources_skip_what_needs_labels(caplog):
 
 
 def run_of(seed, mean, **protocol):
-  return [F.result(suite.TRAINED, "linear", mean, {"seed": seed, "step": 10, "version": 1, "outcome": {"x": mean}} | protocol)]
+  return [F.result(suite.TRAINED, "linear", mean,
+                   {"seed": seed, "step": 10, "version": 1, "outcome": {"x": mean}} | protocol)]
 
 
 def test_combine():
@@ -369,7 +382,8 @@ def test_combine():
 def test_combine_command(tmp_path):
   for s in range(2):
     suite.save(run_of(s, 0.9 + 0.02 * s), tmp_path / str(s) / "results.json")
-  run = lambda *args: subprocess.run([sys.executable, "-m", "jepa.evals.combine", *map(str, args)], capture_output=True,
+  run = lambda *args: subprocess.run([sys.executable, "-m", "jepa.evals.combine", *map(str, args)],
+                                     capture_output=True,
                                      text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
   done = run(tmp_path / "0", tmp_path / "1" / "results.json", "--out", tmp_path / "all.json")
   assert done.returncode == 0 and "91.0 ± 1.4" in done.stdout, done.stderr

@@ -15,7 +15,8 @@ def array(*shape):
 
 def test_matrix_products():
   assert flops.count(lambda a, b: a @ b, array(3, 4), array(4, 5)) == 2 * 3 * 4 * 5
-  assert flops.count(lambda a, b: jnp.einsum("bnhd,bmhd->bhnm", a, b), array(2, 3, 4, 5), array(2, 6, 4, 5)) == 2 * 2 * 4 * 3 * 6 * 5
+  assert (flops.count(lambda a, b: jnp.einsum("bnhd,bmhd->bhnm", a, b), array(2, 3, 4, 5), array(2, 6, 4, 5))
+          == 2 * 2 * 4 * 3 * 6 * 5)
   assert flops.count(lambda a: jnp.tanh(a) + 1, array(3, 4)) == 0
 
 
@@ -26,13 +27,14 @@ def convolution(stride, groups, padding="SAME"):
 
 @pytest.mark.parametrize("stride,groups", [(1, 1), (2, 1), (1, 2), (1, 8), (2, 4)])
 def test_convolutions_and_their_gradients(stride, groups):
-  """The gradients by the input and by the kernel cost what the convolution does, strided and grouped ones too."""
+  """The gradients by the input and by the kernel cost what the convolution does, strided
+  and grouped ones too."""
   x, k = array(2, 12, 12, 8), array(3, 3, 8 // groups, 16)
   conv = convolution(stride, groups)
   forward = 2 * 2 * (12 // stride) ** 2 * 16 * 9 * 8 // groups
   assert flops.count(conv, x, k) == forward
   gradient = jax.grad(lambda x, k: conv(x, k).sum(), argnums=(0, 1))
-  assert flops.count(gradient, x, k) in (2 * forward, 3 * forward)        # a linear loss drops the forward pass
+  assert flops.count(gradient, x, k) in (2 * forward, 3 * forward)      # a linear loss drops the forward pass
   square = jax.grad(lambda x, k: (conv(x, k) ** 2).sum(), argnums=(0, 1))
   assert flops.count(square, x, k) == 3 * forward
 
@@ -57,7 +59,8 @@ def test_rematerialised_layers_are_counted_again():
   twice = lambda f: lambda w, h: f(w, f(w, h)).sum()
   plain = flops.count(jax.grad(twice(layer)), w, h)
   remat = flops.count(jax.grad(twice(jax.checkpoint(layer))), w, h)
-  assert plain == one * (2 + 3) and remat == plain + 2 * one         # the gradient by h of the first layer is not needed
+  # the gradient by h of the first layer is not needed
+  assert plain == one * (2 + 3) and remat == plain + 2 * one
 
 
 def test_branches_count_as_the_dearest():
@@ -81,7 +84,8 @@ def test_a_scanned_vit_costs_what_an_unrolled_one_does():
     net = vit.encoder(width=16, depth=3, heads=2, patch=8, scan=scan)
     count[scan] = flops.count(net.apply, jax.eval_shape(net.init, jax.random.key(0), image), image)
   n, d = 16, 16
-  block = 2 * 2 * n * (3 * d * d + d * d + 2 * 4 * d * d) + 2 * 2 * 2 * n * n * d      # 2 images: projections, then attention
+  # 2 images: projections, then attention
+  block = 2 * 2 * n * (3 * d * d + d * d + 2 * 4 * d * d) + 2 * 2 * 2 * n * n * d
   assert count[True] == count[False] == 3 * block + 2 * 2 * n * 8 * 8 * 3 * d
 
 

@@ -10,7 +10,8 @@ KEY = jax.random.key(0)
 
 
 def statistic(u, rule, knots=17):
-  """Epps-Pulley of one projection [N] by the trapezoidal rule, one knot and one sample at a time (arXiv 2511.08544)."""
+  """Epps-Pulley of one projection [N] by the trapezoidal rule, one knot and one sample at a time
+  (arXiv 2511.08544)."""
   low, high, factor = {"released": (0.0, 3.0, 2.0), "paper": (-5.0, 5.0, 1.0)}[rule]
   step, total = (high - low) / (knots - 1), 0.0
   for j in range(knots):
@@ -43,9 +44,10 @@ def test_directions_are_unit_and_without_preference():
 
 @pytest.mark.parametrize("rule", sigreg.QUADRATURES)
 def test_sigreg_of_gaussians_has_the_closed_form_mean(regularise, rule):
-  """E |phi_hat - phi|^2 = (1 - exp(-t^2)) / N for N(0, 1), so the mean is the integral of exp(-t^2/2) (1 - exp(-t^2)), for
-  any N: about sqrt(2 pi) (1 - 1 / sqrt 3) = 1.06."""
-  draws = [float(regularise(np.random.default_rng(s).normal(size=(64, 4)), KEY, slices=64, rule=rule)) for s in range(60)]
+  """E |phi_hat - phi|^2 = (1 - exp(-t^2)) / N for N(0, 1), so the mean is the integral of exp(-t^2/2) (1 -
+  exp(-t^2)), for any N: about sqrt(2 pi) (1 - 1 / sqrt 3) = 1.06."""
+  draws = [float(regularise(np.random.default_rng(s).normal(size=(64, 4)), KEY, slices=64, rule=rule))
+           for s in range(60)]
   expected = np.sqrt(2 * np.pi) * (1 - 1 / np.sqrt(3))
   assert abs(np.mean(draws) - expected) < 4 * np.std(draws) / np.sqrt(60) + 0.02
 
@@ -61,9 +63,11 @@ def test_sigreg_is_large_for_everything_else(regularise):
             "two points": np.sign(gauss[:, :1]) * np.ones(8)}
   for name, z in others.items():
     assert value(z) > 5 * floor, name
-  # A point at the origin: N * integral of (1 - exp(-t^2/2))^2 exp(-t^2/2) over the line, less the tail beyond 3.
+  # A point at the origin: N * integral of (1 - exp(-t^2/2))^2 exp(-t^2/2) over the line,
+  # less the tail beyond 3.
   t = np.linspace(-3, 3, 20001)
-  np.testing.assert_allclose(value(0 * gauss), n * np.trapezoid((1 - np.exp(-t**2 / 2)) ** 2 * np.exp(-t**2 / 2), t), rtol=1e-2)
+  np.testing.assert_allclose(value(0 * gauss),
+                             n * np.trapezoid((1 - np.exp(-t**2 / 2)) ** 2 * np.exp(-t**2 / 2), t), rtol=1e-2)
 
 
 def test_the_quadratures_agree_where_the_integrand_is_smooth(regularise):
@@ -133,14 +137,17 @@ def test_centre_takes_position_and_image_away():
   np.testing.assert_allclose(got.mean(0), 0, atol=1e-5)
   np.testing.assert_allclose(got.mean(1), 0, atol=1e-5)
   np.testing.assert_allclose((got**2).mean((0, 1)), 1, rtol=1e-5)
-  np.testing.assert_allclose(got, prediction.centre(np.float32(rest), eps=0.0), atol=1e-4)      # neither was ever there
+  # neither was ever there
+  np.testing.assert_allclose(got, prediction.centre(np.float32(rest), eps=0.0), atol=1e-4)
   assert np.isfinite(jax.grad(lambda x: prediction.centre(x).sum())(jnp.ones((4, 3, 2)))).all()
 
 
 def test_shares_tell_position_from_image():
   rng = np.random.default_rng(0)
-  position, image, rest = rng.normal(size=(1, 50, 8)), rng.normal(size=(400, 1, 8)), rng.normal(size=(400, 50, 8))
+  position, image, rest = (rng.normal(size=(1, 50, 8)), rng.normal(size=(400, 1, 8)),
+                           rng.normal(size=(400, 50, 8)))
   np.testing.assert_allclose(prediction.shares(np.float32(position + 0 * image)), (1, 0), atol=1e-4)
   np.testing.assert_allclose(prediction.shares(np.float32(image + 0 * position)), (0, 1), atol=1e-4)
   power = [np.mean((x - x.mean((0, 1)))**2) for x in (position, image, rest)]
-  np.testing.assert_allclose(prediction.shares(np.float32(position + image + rest)), np.array(power[:2]) / sum(power), rtol=0.1)
+  np.testing.assert_allclose(prediction.shares(np.float32(position + image + rest)),
+                             np.array(power[:2]) / sum(power), rtol=0.1)

@@ -1,4 +1,5 @@
-"""Multi-block masks against an independent NumPy sampler of the paper's geometry (arXiv 2301.08243, section 3)."""
+"""Multi-block masks against an independent NumPy sampler of the paper's geometry
+(arXiv 2301.08243, section 3)."""
 import functools
 import math
 from typing import NamedTuple
@@ -29,8 +30,8 @@ def reference(rng, grid, n, *, exclusive=False, one_uniform=False, tries=TRIES,
               min_keep=MIN_KEEP) -> Sample:
   """The geometry, one image at a time, with what the published sampler does differently as options.
 
-  A block has floor(share * tokens) tokens before rounding and any place where it fits; an image is drawn again until its
-  context has `min_keep` tokens.
+  A block has floor(share * tokens) tokens before rounding and any place where it fits; an image is drawn
+  again until its context has `min_keep` tokens.
   """
   rows, columns = grid
   low, high = np.array([SCALE[0], ASPECT[0]]), np.array([SCALE[1], ASPECT[1]])
@@ -59,7 +60,8 @@ def reference(rng, grid, n, *, exclusive=False, one_uniform=False, tries=TRIES,
         best = context, blocks
         break
     context, blocks = best
-    out.append((context.ravel(), [b[0].ravel() for b in blocks], [b[1] for b in blocks], [b[2] for b in blocks]))
+    out.append((context.ravel(), [b[0].ravel() for b in blocks], [b[1] for b in blocks],
+                [b[2] for b in blocks]))
   return Sample(*(np.array(x) for x in zip(*out)))
 
 
@@ -144,7 +146,8 @@ def test_number_of_context_tokens_obeys_the_geometry(case):
 
 
 def test_the_published_defects_would_be_noticed(case):
-  """What makes the tests above worth something: a wrong bound, a shared uniform and no second draw are all rejected."""
+  """What makes the tests above worth something: a wrong bound, a shared uniform
+  and no second draw are all rejected."""
   rng = np.random.default_rng(2)
   exclusive = reference(rng, case.grid, IMAGES, exclusive=True)
   assert laws.same_mean(coverage(case.ours), coverage(exclusive)) < 1e-12
@@ -167,12 +170,13 @@ def test_targets_are_whole_rectangles_and_padding_is_flagged(case):
   for tokens in case.raw:
     assert tokens.index.dtype == np.int32 and tokens.valid.dtype == bool
     assert tokens.index.min() >= 0 and tokens.index.max() < case.size
-  first = case.raw.targets.index[..., :1]                              # padding repeats a token of its own block
+  first = case.raw.targets.index[..., :1]      # padding repeats a token of its own block
   assert (np.where(case.raw.targets.valid, first, case.raw.targets.index) == first).all()
 
 
 def test_a_small_context_is_drawn_again():
-  """With 28 tokens asked for on 7x7, most first draws have too few, and often all four: then the fullest is taken."""
+  """With 28 tokens asked for on 7x7, most first draws have too few, and often all four: then the fullest is
+  taken."""
   grid, n, rng = (7, 7), 3000, np.random.default_rng(3)
   sampler = jax.jit(masks.multiblock(keep=1.0, min_keep=28), static_argnums=(1, 2))
   ours = np.asarray(sampler(jax.random.key(3), n, grid).context.valid.sum(-1))
@@ -185,7 +189,8 @@ def test_a_small_context_is_drawn_again():
 
 def test_thinning_is_uniform():
   grid, n, keep = (14, 14), IMAGES, 0.3
-  whole, thin = _case(grid).ours.context, dense(jax.device_get(_sampler(keep)(jax.random.key(0), n, grid)).context, 196)
+  whole, thin = (_case(grid).ours.context,
+                 dense(jax.device_get(_sampler(keep)(jax.random.key(0), n, grid)).context, 196))
   budget = math.ceil(keep * 196)
   assert (thin <= whole).all(), "thinning changed the geometry"
   count = whole.sum(1)
@@ -199,17 +204,20 @@ def test_thinning_is_uniform():
 def test_default_budget_is_the_mean_context():
   for grid in GRIDS:
     sample = reference(np.random.default_rng(5), grid, 2000, tries=1)
-    size = masks.budget(grid, blocks=BLOCKS, target_scale=SCALE, target_aspect=ASPECT, context_scale=CONTEXT, keep=0.0)
+    size = masks.budget(grid, blocks=BLOCKS, target_scale=SCALE, target_aspect=ASPECT, context_scale=CONTEXT,
+                        keep=0.0)
     assert abs(size.context - 0.5 - sample.context.sum(1).mean()) < 1.5
     assert size.target == sample.sizes.prod(-1).max()
 
 
 @pytest.mark.parametrize("grid,scale,aspect,largest", [
-    ((28, 28), (0.1, 0.3), (0.3, 3.0), 252), ((64, 64), (0.2, 0.4), (0.75, 1.5), 1677), ((8, 8), (0.15, 0.2), (0.75, 1.5), 12),
+    ((28, 28), (0.1, 0.3), (0.3, 3.0), 252), ((64, 64), (0.2, 0.4), (0.75, 1.5), 1677),
+    ((8, 8), (0.15, 0.2), (0.75, 1.5), 12),
     ((4, 4), (1.0, 1.0), (1.0, 1.0), 16), ((2, 9), (0.5, 0.5), (1.0, 1.0), 6)])
 def test_the_largest_block_fits_its_budget(grid, scale, aspect, largest):
   """No block may be cut; narrow windows of the aspect ratio give the largest ones."""
-  size = masks.budget(grid, blocks=1, target_scale=scale, target_aspect=aspect, context_scale=CONTEXT, keep=1.0).target
+  size = masks.budget(grid, blocks=1, target_scale=scale, target_aspect=aspect, context_scale=CONTEXT,
+                      keep=1.0).target
   u, v = np.random.default_rng(6).random((2, 200_000))
   height, width = masks.block_size(u, v, grid, scale, aspect, np)
   assert size == largest and (height * width).max() <= size
@@ -219,7 +227,8 @@ def test_sizes_are_static_under_jit():
   sampler, grid = _sampler(0.3), (14, 14)
   a, b, again = (sampler(jax.random.key(s), IMAGES, grid) for s in (0, 1, 0))
   assert sampler._cache_size() == 1
-  size = masks.budget(grid, blocks=4, target_scale=SCALE, target_aspect=ASPECT, context_scale=CONTEXT, keep=0.3)
+  size = masks.budget(grid, blocks=4, target_scale=SCALE, target_aspect=ASPECT, context_scale=CONTEXT,
+                      keep=0.3)
   assert a.context.index.shape == a.context.valid.shape == (IMAGES, size.context)
   assert a.targets.index.shape == a.targets.valid.shape == (IMAGES, 4, size.target)
   assert not np.array_equal(a.targets.index, b.targets.index)

@@ -1,4 +1,5 @@
-"""Networks: what a padded, scanned, rematerialised, bf16 tower must have in common with a plain one; published sizes."""
+"""Networks: what a padded, scanned, rematerialised, bf16 tower must have in common with a plain one;
+published sizes."""
 import functools
 
 import jax
@@ -20,7 +21,8 @@ def image(n=2, seed=0):
 
 
 def shaken(params, by=0.3):
-  """Parameters with noise on every leaf: at the initialisation biases are zero and attention is nearly flat."""
+  """Parameters with noise on every leaf: at the initialisation biases are zero
+  and attention is nearly flat."""
   leaves, tree = jax.tree.flatten(params)
   rng = np.random.default_rng(1)
   return tree.unflatten([p + by * rng.normal(size=p.shape).astype(np.float32) for p in leaves])
@@ -80,7 +82,8 @@ def test_dense_acts_on_the_last_axis():
 def test_patches_are_row_major_over_the_grid():
   x, out = image(), np.asarray(vit.patches(image(), 4))
   for b, row, column in np.ndindex(2, *GRID):
-    np.testing.assert_array_equal(out[b, row * 5 + column], x[b, 4 * row:4 * row + 4, 4 * column:4 * column + 4].ravel())
+    np.testing.assert_array_equal(out[b, row * 5 + column],
+                                  x[b, 4 * row:4 * row + 4, 4 * column:4 * column + 4].ravel())
 
 
 # Stacks.
@@ -88,7 +91,8 @@ def test_patches_are_row_major_over_the_grid():
 
 @pytest.fixture(scope="module")
 def towers():
-  """(scan, remat) -> (value, gradient, jaxpr of the gradient, its operations) of one tower in several forms."""
+  """(scan, remat) -> (value, gradient, jaxpr of the gradient, its operations) of one tower
+  in several forms."""
   block = layers.net(layers.Block(2, 32))
   x = np.random.default_rng(0).normal(size=(2, 4, 16)).astype(np.float32)
   valid = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], bool)
@@ -183,7 +187,8 @@ def test_rotary_products_depend_on_the_offset_only():
   grid, k = (6, 7), 8
   q, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, k)).astype(np.float32)
   def product(a, b):
-    turn = lambda x, at: positions.rotate(x, positions.rope_2d(jnp.array([[at[0] * grid[1] + at[1]]]), grid, k))
+    turn = lambda x, at: positions.rotate(x,
+                                          positions.rope_2d(jnp.array([[at[0] * grid[1] + at[1]]]), grid, k))
     return float((turn(q, a) * turn(key, b)).sum())
   base = product((0, 1), (2, 3))
   assert product((3, 4), (5, 6)) == pytest.approx(base, abs=1e-4)       # both moved alike
@@ -212,7 +217,8 @@ def test_padding_and_order_of_tokens_do_not_matter(position):
   alone = apply(params, x, tokens_of(kept))
   padded = apply(params, x, tokens_of(order, np.stack([valid] * 2)))
   close(padded[:, :6], alone)
-  assert np.abs(alone - np.take_along_axis(np.asarray(everything), kept[..., None], 1)).max() > 1e-2, "tokens do not attend"
+  assert np.abs(alone - np.take_along_axis(np.asarray(everything), kept[..., None],
+                                           1)).max() > 1e-2, "tokens do not attend"
   # What an image holds outside its tokens is not seen.
   changed = x.copy()
   for b in range(2):
@@ -222,7 +228,8 @@ def test_padding_and_order_of_tokens_do_not_matter(position):
 
 
 def test_rope_sees_a_shifted_patch_group_as_the_same():
-  """Two by two patches, moved by a whole patch with their content: rotary codes are relative, the others are not."""
+  """Two by two patches, moved by a whole patch with their content: rotary codes are relative,
+  the others are not."""
   x, moved = image(1), np.zeros_like(image(1))
   moved[:, 4:12, 4:12] = x[:, :8, :8]
   here, there = tokens_of([[0, 1, 5, 6]]), tokens_of([[6, 7, 11, 12]])
@@ -252,7 +259,8 @@ def abstract_count(**args):
 
 
 @pytest.mark.parametrize("variant,patch,published", [
-    ("Ti", 16, 5.5e6), ("S", 16, 21.6e6), ("B", 16, 85.6e6), ("L", 16, 303.1e6), ("H", 14, 630.4e6), ("g", 16, 1011e6)])
+    ("Ti", 16, 5.5e6), ("S", 16, 21.6e6), ("B", 16, 85.6e6), ("L", 16, 303.1e6), ("H", 14, 630.4e6),
+    ("g", 16, 1011e6)])
 def test_variants_have_the_published_sizes(variant, patch, published):
   count = abstract_count(variant=variant, patch=patch)
   assert count == vit.parameters(variant, patch)
@@ -269,12 +277,16 @@ def test_sizes_override_the_variant():
     (lambda: vit.encoder(variant="XL"), "variant 'XL' is unknown; choose one of Ti, S, B, L, H, g"),
     (lambda: vit.encoder(width=16, heads=2), "needs a variant, or width, depth and heads"),
     (lambda: vit.encoder(width=16, depth=1, heads=3), "width 16 is not divisible by 3 heads"),
-    (lambda: vit.encoder(variant="S", position="2d"), "'2d' are unknown; choose one of sincos, learned, rope"),
+    (lambda: vit.encoder(variant="S", position="2d"),
+     "'2d' are unknown; choose one of sincos, learned, rope"),
     (lambda: vit.predictor(inputs=8, width=10, heads=4), "predictor width 10 is not divisible by 4 heads"),
-    (lambda: vit.encoder(**TINY).init(KEY, np.zeros((1, 15, 16, 3))), "15x16 is not divisible into patches of 4: choose"),
-    (lambda: vit.encoder(**TINY).apply({}, np.zeros((1, 16, 18, 3))), "16x18 is not divisible into patches of 4"),
+    (lambda: vit.encoder(**TINY).init(KEY, np.zeros((1, 15, 16, 3))),
+     "15x16 is not divisible into patches of 4: choose"),
+    (lambda: vit.encoder(**TINY).apply({}, np.zeros((1, 16, 18, 3))),
+     "16x18 is not divisible into patches of 4"),
     (lambda: backbone.make(name="resnet"), "'resnet' is unknown; choose one of convnet, vit"),
-    (lambda: convnet.convnet(widths=(1, 2), strides=(1,)), "2 widths, 1 strides and 2 kernels; give as many of each")])
+    (lambda: convnet.convnet(widths=(1, 2), strides=(1,)),
+     "2 widths, 1 strides and 2 kernels; give as many of each")])
 def test_wrong_sizes_say_what_to_do(make, told):
   with pytest.raises(ValueError, match=told):
     make()
@@ -295,7 +307,7 @@ def test_blocks_are_predicted_on_their_own_and_padding_is_not_seen(position):
   valid = np.array([[[1, 1, 1], [1, 1, 0]], [[1, 1, 0], [1, 1, 1]]], bool)
   out = np.asarray(apply(z, context, tokens_of(index, valid)))
   assert out.shape == (2, 2, 3, 6) and out.dtype == np.float32
-  close(out[0, 1, 0], out[0, 1, 2])                                     # one place, one answer; another place, another
+  close(out[0, 1, 0], out[0, 1, 2])      # one place, one answer; another place, another
   assert np.abs(out[0, 1, 0] - out[0, 1, 1]).max() > 1e-3
   other = index.copy()
   other[:, 1] = [[18, 19, 18], [12, 13, 14]]                            # the second block elsewhere

@@ -28,13 +28,15 @@ def expected(step, *, value, steps, kind, start, end, warmup, decay=0, horizon=1
 
 CASES = {
     "cosine": dict(value=1e-3, steps=40, kind="cosine", start=2e-4, end=1e-6, warmup=5),
-    "cosine cut by the horizon": dict(value=1e-3, steps=40, kind="cosine", start=0.0, end=1e-6, warmup=5, horizon=1.25),
+    "cosine cut by the horizon": dict(value=1e-3, steps=40, kind="cosine", start=0.0, end=1e-6, warmup=5,
+                                      horizon=1.25),
     "weight decay": dict(value=0.04, steps=40, kind="cosine", start=0.0, end=0.4, warmup=0),
     "momentum": dict(value=0.996, steps=40, kind="linear", start=0.0, end=1.0, warmup=0),
     "linear": dict(value=2.0, steps=40, kind="linear", start=1.0, end=0.5, warmup=8),
     "constant": dict(value=2.0, steps=40, kind="constant", start=0.5, end=0.0, warmup=8),
     "wsd": dict(value=2.0, steps=40, kind="wsd", start=0.0, end=0.1, warmup=4, decay=10),
-    "warm-up and decay fill the run": dict(value=2.0, steps=40, kind="wsd", start=0.0, end=0.0, warmup=30, decay=10),
+    "warm-up and decay fill the run": dict(value=2.0, steps=40, kind="wsd", start=0.0, end=0.0, warmup=30,
+                                           decay=10),
 }
 
 
@@ -58,7 +60,8 @@ def test_schedule_ends_where_it_should():
 def test_schedule_errors_say_what_to_do():
   with pytest.raises(ValueError, match="'cosin' is unknown; choose one of constant, linear, cosine, wsd"):
     schedules.make(value=1.0, steps=10, kind="cosin")
-  with pytest.raises(ValueError, match="warmup 8 .* decay 5 steps is longer than the run of 10.*lengthen config.total"):
+  with pytest.raises(ValueError,
+                     match="warmup 8 .* decay 5 steps is longer than the run of 10.*lengthen config.total"):
     schedules.make(value=1.0, steps=10, kind="wsd", warmup=8, decay=5)
   schedules.make(value=1.0, steps=10, kind="cosine", warmup=8, decay=5)          # only wsd has a decay
 
@@ -69,7 +72,8 @@ def test_schedule_errors_say_what_to_do():
 def parameters():
   rng = np.random.default_rng(0)
   leaf = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  return {"encoder": {"blocks": {"up": {"kernel": leaf(3, 4, 5), "bias": leaf(3, 5)}, "norm": {"scale": leaf(3, 4)}},
+  return {"encoder": {"blocks": {"up": {"kernel": leaf(3, 4, 5), "bias": leaf(3, 5)},
+                                 "norm": {"scale": leaf(3, 4)}},
                       "patch": {"kernel": leaf(4, 4)}, "positions": leaf(6, 4)},
           "predictor": {"out": {"kernel": leaf(4, 2), "bias": leaf(2)}, "mask": {"token": leaf(4)}}}
 
@@ -90,7 +94,8 @@ def run(optimizer, steps=4, params=None, scale=1.0):
 
 
 def same(a, b, **tolerance):
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **(dict(rtol=1e-5, atol=1e-6) | tolerance)), a, b)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **(dict(rtol=1e-5, atol=1e-6) | tolerance)),
+               a, b)
 
 
 def make(**args):
@@ -109,7 +114,8 @@ def test_lars_is_that_of_optax_for_every_layer():
   stacked = {"blocks": {"up": {"kernel": draw(3, 4, 5), "bias": draw(3, 5)}}, "out": {"kernel": draw(5, 2)}}
   stacked["blocks"]["up"]["kernel"] *= np.array([1.0, 10.0, 0.1], np.float32)[:, None, None]
   grads = [jax.tree.map(lambda p: draw(*p.shape), stacked) for _ in range(4)]
-  apart = lambda tree: {"out": tree["out"]} | {f"layer{i}": jax.tree.map(lambda p: p[i], tree["blocks"]) for i in range(3)}
+  apart = lambda tree: {"out": tree["out"]} | {f"layer{i}": jax.tree.map(lambda p: p[i], tree["blocks"])
+                                               for i in range(3)}
 
   def train(optimizer, params, grads):
     state = optimizer.init(params)
@@ -119,7 +125,8 @@ def test_lars_is_that_of_optax_for_every_layer():
     return params
 
   ours = train(make(name="lars", momentum=0.8, trust=0.01), stacked, grads)
-  theirs = train(optax.lars(0.1, 0.05, weight_decay_mask=kernels, trust_coefficient=0.01, trust_ratio_mask=kernels, momentum=0.8),
+  theirs = train(optax.lars(0.1, 0.05, weight_decay_mask=kernels, trust_coefficient=0.01,
+                            trust_ratio_mask=kernels, momentum=0.8),
                  apart(stacked), [apart(g) for g in grads])
   same(apart(ours), theirs)
 
@@ -131,7 +138,8 @@ def test_sgd_is_that_of_optax():
 
 @pytest.mark.parametrize("name", optim.NAMES)
 def test_decay_reaches_kernels_only(name):
-  """With zero gradients only decay moves a weight; stacked biases and scales have two dimensions and yet none."""
+  """With zero gradients only decay moves a weight; stacked biases and scales have two dimensions
+  and yet none."""
   before = parameters()
   after = run(make(name=name, trust=1.0), params=before, scale=0.0)
   moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, after)
@@ -144,8 +152,8 @@ def test_schedules_drive_the_update():
   decay = dict(kind="cosine", value=0.04, end=0.4)
   optimizer, by_name = optim.make(name="adamw", lr=lr, weight_decay=decay, steps=6)
   after = run(optimizer, 6, scale=0.0)["predictor"]["out"]["kernel"]
-  factor = np.prod([1 - expected(t, steps=6, start=0.0, **lr) * expected(t, steps=6, start=0.0, warmup=0, **decay)
-                    for t in range(6)])
+  factor = np.prod([1 - expected(t, steps=6, start=0.0, **lr)
+                    * expected(t, steps=6, start=0.0, warmup=0, **decay) for t in range(6)])
   np.testing.assert_allclose(after, parameters()["predictor"]["out"]["kernel"] * factor, rtol=1e-5)
   assert set(by_name) == {"lr", "weight_decay"}
   assert float(by_name["lr"](0)) == 0 and float(by_name["lr"](2)) == 0.5
@@ -155,21 +163,25 @@ def test_schedules_drive_the_update():
 @pytest.mark.parametrize("name", optim.NAMES)
 def test_groups_freeze_scale_and_exempt(name):
   before, plain = parameters(), run(make(name=name))
-  groups = [dict(match="^encoder/patch", lr=0.0), dict(match="^encoder/", lr=0.5), dict(match="out", decay=0.0)]
+  groups = [dict(match="^encoder/patch", lr=0.0), dict(match="^encoder/", lr=0.5),
+            dict(match="out", decay=0.0)]
   after = run(make(name=name, groups=groups))
-  np.testing.assert_array_equal(after["encoder"]["patch"]["kernel"], before["encoder"]["patch"]["kernel"])      # first match
+  # first match
+  np.testing.assert_array_equal(after["encoder"]["patch"]["kernel"], before["encoder"]["patch"]["kernel"])
   move = lambda tree, leaf: np.asarray(leaf(tree)) - leaf(before)
   bias = lambda tree: tree["encoder"]["blocks"]["up"]["bias"]
   np.testing.assert_allclose(move(after, bias), move(plain, bias) / 2, rtol=1e-4, atol=1e-6)
   same(after["predictor"]["mask"], plain["predictor"]["mask"])
   undecayed = run(make(name=name, weight_decay=0.0))
   same(after["predictor"]["out"], undecayed["predictor"]["out"])
-  assert not np.allclose(plain["predictor"]["out"]["kernel"], undecayed["predictor"]["out"]["kernel"], rtol=1e-5)
+  assert not np.allclose(plain["predictor"]["out"]["kernel"], undecayed["predictor"]["out"]["kernel"],
+                         rtol=1e-5)
 
 
 def test_a_group_scales_the_decay():
-  factor = lambda **group: float((run(make(groups=[dict(match="patch", **group)]), 1, scale=0.0)["encoder"]["patch"]["kernel"]
-                                  / parameters()["encoder"]["patch"]["kernel"]).mean())
+  factor = lambda **group: float(
+      (run(make(groups=[dict(match="patch", **group)]), 1, scale=0.0)["encoder"]["patch"]["kernel"]
+       / parameters()["encoder"]["patch"]["kernel"]).mean())
   assert factor(decay=3.0) == pytest.approx(1 - 0.1 * 3 * 0.05, rel=1e-5)
   assert factor(lr=2.0) == pytest.approx(1 - 2 * 0.1 * 0.05, rel=1e-5)
 

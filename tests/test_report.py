@@ -1,4 +1,5 @@
-"""report.html is self-contained, its figures are PNGs that can be decoded, and missing pieces leave it readable."""
+"""report.html is self-contained, its figures are PNGs that can be decoded,
+and missing pieces leave it readable."""
 import base64
 from html.parser import HTMLParser
 import io
@@ -22,13 +23,15 @@ def rows_of(linear=0.97):
   protocol = {"train": "toy <train>", "test": "toy test", "step": 20, "settings": {"labels": 10}}
   rows = []
   for row, better in ((suite.PIXELS, -0.1), (suite.UNTRAINED, -0.2), (suite.TRAINED, 0)):
-    rows += [F.result(row, "linear", linear + better, protocol), F.result(row, "rankme", 30 + 10 * better, protocol),
-             F.result(row, "lowshot", np.array([0.8, 0.9]) + better, protocol), F.result(row, "std", 0.5, protocol)]
+    rows += [F.result(row, "linear", linear + better, protocol),
+             F.result(row, "rankme", 30 + 10 * better, protocol),
+             F.result(row, "lowshot", np.array([0.8, 0.9]) + better, protocol),
+             F.result(row, "std", 0.5, protocol)]
   return rows
 
 
-HISTORY = [{"step": i, "loss": 1 / (1 + i)} for i in range(20)] + [{"step": 10, "eval/linear": 0.9, "eval/rankme": 20.0,
-                                                                     "loss": "nan"}]
+HISTORY = [{"step": i, "loss": 1 / (1 + i)} for i in range(20)] + [{"step": 10, "eval/linear": 0.9,
+                                                                     "eval/rankme": 20.0, "loss": "nan"}]
 
 
 class Page(HTMLParser):
@@ -44,7 +47,8 @@ class Page(HTMLParser):
       self.open.append(tag)
     if tag == "img":
       self.images.append(attrs["src"])
-    self.fetched += [v for k, v in attrs.items() if k in ("src", "href", "srcset", "action") and not v.startswith("data:")]
+    self.fetched += [v for k, v in attrs.items() if k in ("src", "href", "srcset", "action")
+                     and not v.startswith("data:")]
     assert tag not in ("script", "link", "iframe")
 
   def handle_endtag(self, tag):
@@ -63,24 +67,28 @@ def panels(tmp_path_factory):
   at = tmp_path_factory.mktemp("run") / "figures"
   grid = (3, 3)
   context = Tokens(np.array([[0, 1, 2, 0]] * 4), np.array([[True, True, True, False]] * 4))
-  targets = Tokens(np.array([[[4, 5, 7, 8], [6, 7, 0, 0]]] * 4), np.array([[[True] * 4, [True, True, False, False]]] * 4))
+  targets = Tokens(np.array([[[4, 5, 7, 8], [6, 7, 0, 0]]] * 4),
+                   np.array([[[True] * 4, [True, True, False, False]]] * 4))
   tokens = RNG.standard_normal((4, 9, 6))
   sets = {name: F.FeatureSet(RNG.standard_normal((4, 5)).astype(np.float32), np.arange(4) % 2,
-                             RNG.standard_normal((4, 5)).astype(np.float32), np.arange(4) % 2) for name in suite.ROWS}
+                             RNG.standard_normal((4, 5)).astype(np.float32), np.arange(4) % 2)
+          for name in suite.ROWS}
   grey, colour = images(), images(channels=3)
   return {
       "views": report.panel_views(grey, RNG.random((2, 4, 8, 8, 1)), path=at / "views.png"),
       "masks": report.panel_masks(colour, context, targets, grid, path=at / "masks.png"),
-      "pca": report.panel_pca(grey, {"untrained encoder": tokens, "trained encoder": tokens[..., :2]}, grid, path=at / "pca.png"),
-      "spectrum": report.panel_spectrum({name: f.train_x for name, f in sets.items()}, path=at / "spectrum.png"),
+      "pca": report.panel_pca(grey, {"untrained encoder": tokens, "trained encoder": tokens[..., :2]}, grid,
+                              path=at / "pca.png"),
+      "spectrum": report.panel_spectrum({name: f.train_x for name, f in sets.items()},
+                                        path=at / "spectrum.png"),
       "neighbours": report.panel_neighbours(grey, grey, sets, path=at / "neighbours.png", k=2, most=3),
   }
 
 
 def test_report_is_self_contained(panels, tmp_path):
   path = report.write(tmp_path / "report.html", title="A run", rows=rows_of(), history=HISTORY, panels=panels,
-                      command="python -m jepa.main --config=a.py", config={"seed": 0, "text": "</pre><b>"}, revision="abc",
-                      hardware="two cores")
+                      command="python -m jepa.main --config=a.py", config={"seed": 0, "text": "</pre><b>"},
+                      revision="abc", hardware="two cores")
   text = path.read_text(encoding="utf-8")
   assert not re.search("https?://", text) and "url(" not in text and "@import" not in text
   page = parse(path)
@@ -92,7 +100,8 @@ def test_report_is_self_contained(panels, tmp_path):
     assert min(picture.shape[:2]) > 100 and picture.std() > 0.01
   assert (tmp_path / "figures" / "curves.png").is_file()
   assert "<b>97.0</b>" in text and "<b>87.0</b>" not in text and "<b>85.0 ± 7.1</b>" in text
-  for piece in ("python -m jepa.main --config=a.py", "abc", "two cores", "&lt;/pre&gt;", "toy &lt;train&gt;", "10 labels a class"):
+  for piece in ("python -m jepa.main --config=a.py", "abc", "two cores", "&lt;/pre&gt;", "toy &lt;train&gt;",
+                "10 labels a class"):
     assert piece in text
 
 
@@ -102,7 +111,8 @@ def test_report_without_most_things(panels, tmp_path, caplog):
         "masks": tmp_path / "missing.png", "Something else": panels["views"]})
   assert "missing.png does not exist" in caplog.text
   text = path.read_text(encoding="utf-8")
-  assert len(parse(path).images) == 1 and "A &lt;run&gt;" in text and "No evaluation" in text and "Something else" in text
+  assert (len(parse(path).images) == 1 and "A &lt;run&gt;" in text and "No evaluation" in text
+          and "Something else" in text)
 
 
 def test_curves_of_parts(tmp_path):

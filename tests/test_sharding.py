@@ -16,16 +16,19 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def state():
-  """An abstract state as a method has it: parameters, an EMA copy, running statistics, Adam's moments, a key."""
+  """An abstract state as a method has it: parameters, an EMA copy, running statistics, Adam's moments,
+  a key."""
   image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
   def make(image):
-    encoder = vit.encoder(width=16, depth=2, heads=4, patch=4, position="learned").init(jax.random.key(0), image)
+    encoder = vit.encoder(width=16, depth=2, heads=4, patch=4,
+                          position="learned").init(jax.random.key(0), image)
     predictor = vit.predictor(inputs=16, width=8, depth=2, heads=2).init(jax.random.key(1))
     conv, stats = convnet.convnet(widths=(8, 16), strides=(1, 2)).init(jax.random.key(2), image)
     head, head_stats = convnet.projector(widths=(8, 4)).init(jax.random.key(3), jnp.zeros((2, 16)))
     params = {"encoder": encoder, "predictor": predictor, "conv": conv, "head": head}
     return {"params": params, "extra": {"target": encoder, "stats": {"conv": stats, "head": head_stats}},
-            "opt": optim.make(lr=dict(value=0.1), steps=10)[0].init(params), "key": jax.random.key(4), "step": jnp.int32(0)}
+            "opt": optim.make(lr=dict(value=0.1), steps=10)[0].init(params), "key": jax.random.key(4),
+            "step": jnp.int32(0)}
   return jax.eval_shape(make, image)
 
 
@@ -95,7 +98,8 @@ def test_copies_and_moments_live_with_their_weight(mesh, state):
       same.append("extra/target/" + name.removeprefix("encoder/"))
     assert len(same) == copies, f"{name}: {same}"                      # params, mu, nu (and the target)
     assert {by_path[p] for p in same} == {spec}, name
-  assert sum(any(a for a in s) for s in params.values()) > 0.8 * len(params), "the mesh splits next to nothing"
+  assert sum(any(a for a in s)
+             for s in params.values()) > 0.8 * len(params), "the mesh splits next to nothing"
   assert by_path["key"] == by_path["step"] == P()
 
 
@@ -112,12 +116,14 @@ def test_shardings_place_real_arrays(mesh, state):
 def test_table_counts_bytes(mesh, state):
   rows = sharding.rows(state, sharding.of_state(state, mesh))
   leaves = [x for x in jax.tree.leaves(state) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
-  assert len(rows) == len(leaves) and sum(r.bytes for r in rows) == sum(x.size * x.dtype.itemsize for x in leaves)
+  assert (len(rows) == len(leaves)
+          and sum(r.bytes for r in rows) == sum(x.size * x.dtype.itemsize for x in leaves))
   row = next(r for r in rows if r.path == "params/encoder/blocks/up/kernel")
   assert row.shape == (2, 16, 64) and row.bytes == 4 * row.bytes_per_device == 4 * 2 * 16 * 64
   text = sharding.table(rows).splitlines()
   assert len(text) == len(rows) + 2 and "params/encoder/blocks/up/kernel" in "".join(text)
-  assert f"{sum(r.bytes for r in rows):,}" in text[-1] and f"{sum(r.bytes_per_device for r in rows):,}" in text[-1]
+  assert (f"{sum(r.bytes for r in rows):,}" in text[-1]
+          and f"{sum(r.bytes_per_device for r in rows):,}" in text[-1])
 
 
 def test_check_names_what_is_replicated():
@@ -127,9 +133,11 @@ def test_check_names_what_is_replicated():
   rows = sharding.rows(abstract, sharding.of_state(abstract, mesh))
   share = 72 / (72 + 512)
   assert sharding.check(rows, mesh, 0.2) == pytest.approx(share)
-  with pytest.raises(ValueError, match=r"12\.3% of the state is replicated.*fsdp=8 \(tolerance 2\.0%\).*odd/kernel \(8, 9\)") as told:
+  with pytest.raises(
+      ValueError,
+      match=r"12\.3% of the state is replicated.*fsdp=8 \(tolerance 2\.0%\).*odd/kernel \(8, 9\)") as told:
     sharding.check(rows, mesh, 0.02)
   assert "good/kernel" not in str(told.value) and "divisible by fsdp" in str(told.value)
-  whole = sharding.make_mesh()                                          # without fsdp, replication is the plan
+  whole = sharding.make_mesh()      # without fsdp, replication is the plan
   everything = jax.tree.map(lambda x: NamedSharding(whole, P()), abstract)
   assert sharding.check(sharding.rows(abstract, everything), whole, 0.02) == 1

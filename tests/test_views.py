@@ -21,7 +21,8 @@ def images(n=1, h=16, w=16, c=3, seed=0):
 
 def each(function, n, image, **args):
   """function(key, image) for n keys, as NumPy."""
-  return np.asarray(jax.jit(lambda keys: jax.vmap(lambda k: function(k, image, **args))(keys))(jax.random.split(KEY, n)))
+  return np.asarray(
+      jax.jit(lambda keys: jax.vmap(lambda k: function(k, image, **args))(keys))(jax.random.split(KEY, n)))
 
 
 # Geometry.
@@ -34,12 +35,12 @@ def _warp():
 
 
 def warped(*, n=200, h=24, w=20, rotate=0.0, scale=(1.0, 1.0), shear=0.0, translate=0.0):
-  """(image, warps, matrices, offsets): the channels are the coordinates, 1 and noise; the first three tell the matrix that
-  takes an output coordinate to its source."""
+  """(image, warps, matrices, offsets): the channels are the coordinates, 1 and noise; the first three tell
+  the matrix that takes an output coordinate to its source."""
   y, x = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
   image = np.stack([y, x, np.ones((h, w)), images(1, h, w, 1)[0, ..., 0]], -1).astype(np.float32)
-  out = np.asarray(_warp()(jax.random.split(KEY, n), image, rotate=rotate, scale=jnp.array(scale), shear=shear,
-                           translate=translate))
+  out = np.asarray(_warp()(jax.random.split(KEY, n), image, rotate=rotate, scale=jnp.array(scale),
+                           shear=shear, translate=translate))
   solutions = []
   for o in out:
     inside = ndimage.binary_erosion(o[..., 2] > 0.999, border_value=1)
@@ -63,11 +64,12 @@ def uniform(values, low, high):
 
 def test_affine_draws_rotation_and_zoom_uniformly_and_each_axis_on_its_own():
   image, _, matrices, offsets = warped(rotate=20.0, scale=(0.8, 1.25), translate=0.1)
-  zoom = 1 / np.linalg.norm(matrices, axis=-1)                      # each row is one axis of a rotation, divided by its zoom
+  zoom = 1 / np.linalg.norm(matrices, axis=-1)      # each row is one axis of a rotation, divided by its zoom
   rotation = matrices * zoom[:, :, None]
-  np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(2), rotation.shape), atol=2e-3)
+  np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(2), rotation.shape),
+                             atol=2e-3)
   angle = np.degrees(np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0]))
-  centre = (np.array(image.shape[:2]) - 1) / 2                      # where the input's centre lands, as a share of the side
+  centre = (np.array(image.shape[:2]) - 1) / 2      # where the input's centre lands, as a share of the side
   shift = np.array([np.linalg.solve(m, centre - b) for m, b in zip(matrices, offsets)]) - centre
   shift /= image.shape[:2]
   assert uniform(angle, -20, 20) and all(uniform(np.log(z), np.log(0.8), np.log(1.25)) for z in zoom.T)
@@ -131,7 +133,7 @@ def torchvision_box(rng, h, w, scale, aspect):
 def crop_boxes(n, h, w, scale, aspect):
   """(top, left, height, width) [n 4] of our crops, read off an image of coordinates."""
   image = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).astype(np.float32)
-  size = max(h, w)                                                 # never shrunk: plain bilinear, exact on coordinates
+  size = max(h, w)      # never shrunk: plain bilinear, exact on coordinates
   out = each(views.random_resized_crop, n, image, size=size, scale=scale, aspect=aspect).astype(np.float64)
   near, far = size // 4, 3 * size // 4                             # two pixels that no border touches
   a, b = out[:, near, near], out[:, far, far]
@@ -150,8 +152,9 @@ def test_crops_obey_the_published_law(h, w, scale):
   theirs = np.array([torchvision_box(rng, h, w, scale, aspect) for _ in range(n)])
   area, ratio = (lambda b: b[:, 2] * b[:, 3]), (lambda b: b[:, 3] / b[:, 2])
   room = lambda b: np.array([h, w]) - b[:, 2:] + 1
-  moments = lambda b: np.stack([area(b), area(b) ** 2, np.log(ratio(b)), np.log(ratio(b)) ** 2, *(b[:, :2] / room(b)).T,
-                                *((b[:, :2] + 1) / room(b)).T ** 2, *(b[:, :2] == 0).T, *(b[:, :2] + 1 == room(b)).T], -1)
+  moments = lambda b: np.stack(
+      [area(b), area(b) ** 2, np.log(ratio(b)), np.log(ratio(b)) ** 2, *(b[:, :2] / room(b)).T,
+       *((b[:, :2] + 1) / room(b)).T ** 2, *(b[:, :2] == 0).T, *(b[:, :2] + 1 == room(b)).T], -1)
   assert stats.ks_2samp(area(ours), area(theirs)).pvalue > 1e-3
   assert stats.ks_2samp(ratio(ours), ratio(theirs)).pvalue > 1e-3
   assert laws.same_mean(moments(ours), moments(theirs)) > 1e-3
@@ -195,8 +198,9 @@ def test_erased_is_a_rectangle_of_zeros_up_to_its_side():
 
 
 def test_hue_shift_is_that_of_hsv():
-  image = np.concatenate([images()[0].reshape(-1, 3), np.eye(3), 1 - np.eye(3), np.full((1, 3), 0.4), np.zeros((1, 3)),
-                          np.array([[0.5, 0.5, 0.2], [0.2, 0.7, 0.7], [0.9, 0.1, 0.9]])]).astype(np.float32)[None]
+  image = np.concatenate([
+      images()[0].reshape(-1, 3), np.eye(3), 1 - np.eye(3), np.full((1, 3), 0.4), np.zeros((1, 3)),
+      np.array([[0.5, 0.5, 0.2], [0.2, 0.7, 0.7], [0.9, 0.1, 0.9]])]).astype(np.float32)[None]
   shift_hue = jax.jit(views.shift_hue)
   for shift in (0.0, 0.1, -0.1, 0.5, -0.37):
     def turn(pixel):
@@ -210,9 +214,10 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def test_jitter_blends_with_mean_and_grey():
-  """Without clipping the two blends commute and are linear, so that their factors can be read off by least squares; over
-  keys each is uniform in [1 - strength, 1 + strength], on its own."""
-  image = ([0.3, 0.4, 0.5] + 0.1 * images()[0]).astype(np.float32)    # a mean over channels is not the mean grey
+  """Without clipping the two blends commute and are linear, so that their factors can be read off by least
+  squares; over keys each is uniform in [1 - strength, 1 + strength], on its own."""
+  # a mean over channels is not the mean grey
+  image = ([0.3, 0.4, 0.5] + 0.1 * images()[0]).astype(np.float32)
   out = each(views.color_jitter, 1000, image, brightness=0.0, contrast=0.3, saturation=0.2, hue=0.0)
   grey = np.broadcast_to((image @ LUMA)[..., None], image.shape)
   a = np.stack([image, grey, np.full_like(image, grey.mean())], -1).reshape(-1, 3).astype(np.float64)
@@ -243,15 +248,18 @@ def test_jitter_clips_takes_every_order_and_never_a_negative_factor():
       contrast_first.append(blended(blended(image, (image @ LUMA).mean(), g), 0, f))
   tables = np.array(bright_first), np.array(contrast_first)
   gaps = np.array([[np.abs(o - t).mean((1, 2, 3)).min() for t in tables] for o in out])
-  assert gaps.min(1).max() < 0.03                                    # each is one of the two, up to the lattice
+  assert gaps.min(1).max() < 0.03                                    # each is one of the two,
+                                                                     # up to the lattice
   told = gaps.max(1) > 0.035                                         # far from what the other order can give
   first = (gaps[:, 0] < gaps[:, 1])[told]
   assert told.sum() > 20 and 0.2 < first.mean() < 0.8
 
 
 def test_hue_and_brightness_jitter_are_uniform():
-  pixel = np.full((1, 1, 3), [0.6, 0.3, 0.2], np.float32)            # no clipping; brightness moves neither hue nor saturation
-  out = each(views.color_jitter, 1000, pixel, brightness=0.4, contrast=0.0, saturation=0.0, hue=0.1)[:, 0, 0].astype(float)
+  # no clipping; brightness moves neither hue nor saturation
+  pixel = np.full((1, 1, 3), [0.6, 0.3, 0.2], np.float32)
+  out = each(views.color_jitter, 1000, pixel, brightness=0.4, contrast=0.0, saturation=0.0,
+             hue=0.1)[:, 0, 0].astype(float)
   before, after = colorsys.rgb_to_hsv(0.6, 0.3, 0.2), np.array([colorsys.rgb_to_hsv(*p) for p in out])
   turned = (after[:, 0] - before[0] + 0.5) % 1 - 0.5
   factor = after[:, 2] / before[2]
@@ -271,11 +279,12 @@ def test_blur_is_a_gaussian_cut_at_a_tenth_of_the_side(h, w, radius):
 
 
 def test_photometric_transforms_happen_as_often_as_told():
-  """Each leaves its mark on an image of two flat halves: a scale, equal channels, a soft edge, a bright half made dark."""
+  """Each leaves its mark on an image of two flat halves: a scale, equal channels, a soft edge,
+  a bright half made dark."""
   dark, bright = np.array([0.1, 0.2, 0.3]), np.array([0.9, 0.85, 0.8])
   image = np.where(np.arange(16)[None, :, None] < 8, dark, bright).repeat(16, 0).astype(np.float32)
-  out = each(views.apply_photometric, 1500, image, brightness=0.05, contrast=0.0, saturation=0.0, hue=0.0, jitter=0.8, gray=0.2,
-             blur=0.5, blur_sigma=(0.5, 2.0), solarize=0.1)
+  out = each(views.apply_photometric, 1500, image, brightness=0.05, contrast=0.0, saturation=0.0, hue=0.0,
+             jitter=0.8, gray=0.2, blur=0.5, blur_sigma=(0.5, 2.0), solarize=0.1)
   left, right = out[:, 8, 1], out[:, 8, -2]
   grey = np.ptp(left, axis=-1) < 1e-5
   scale = np.where(grey, left[:, 0] / (dark @ LUMA), left[:, 0] / dark[0])
@@ -285,7 +294,8 @@ def test_photometric_transforms_happen_as_often_as_told():
     assert stats.binomtest(int(seen.sum()), len(seen), probability).pvalue > 1e-3, name
   happened = np.array([seen for seen, _ in marks.values()])
   assert np.abs(np.corrcoef(happened) - np.eye(4)).max() < 0.12, "two transforms share their draw"
-  np.testing.assert_allclose(out[~happened.any(0)], np.broadcast_to(image, out[~happened.any(0)].shape), atol=1e-6)
+  np.testing.assert_allclose(out[~happened.any(0)], np.broadcast_to(image, out[~happened.any(0)].shape),
+                             atol=1e-6)
   only = lambda i: happened[i] & (happened.sum(0) == 1)
   np.testing.assert_allclose(right[only(1)], np.full((only(1).sum(), 3), bright @ LUMA), atol=1e-6)
   np.testing.assert_allclose(right[only(3)], np.broadcast_to(1 - bright, right[only(3)].shape), atol=1e-6)
