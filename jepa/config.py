@@ -1,7 +1,8 @@
 """Configs: the defaults of a run, durations, and the step from config strings to code.
 
-A config file defines `get_config(arg=None) -> ConfigDict`, starts from `base()` and overwrites what its paper says.
-Below this file nobody sees a ConfigDict: factories are called as `make(**args)`, so Python signatures are the schema.
+A config file defines `get_config(arg=None) -> ConfigDict`, starts from `base()` and overwrites what its paper
+says. Below this file nobody sees a ConfigDict: factories are called as `make(**args)`, so Python signatures
+are the schema.
 """
 from collections.abc import Callable, Mapping
 import difflib
@@ -19,9 +20,11 @@ _DURATION = re.compile(r"^\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(
 
 
 def base() -> ConfigDict:
-  """The defaults of a run. Durations are strings: "500 steps", "1e6 examples", "300 epochs", "5 %" (of the run)."""
+  """The defaults of a run. Durations are strings: "500 steps", "1e6 examples", "300 epochs", "5 %"
+  (of the run)."""
   c = ConfigDict()
-  c.seed = 0                      # the only source of randomness: initialisation, views, masks, order of the data
+  c.seed = 0                      # the only source of randomness: initialisation, views, masks,
+                                  # order of the data
   c.total = "500 steps"           # length of the run
   c.batch = 256                   # global batch, over all devices and processes
   c.accumulate = 1                # micro-batches a step; statistics are then those of a micro-batch
@@ -32,7 +35,8 @@ def base() -> ConfigDict:
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))    # devices along each axis; -1: all that are left
   c.replicated_tolerance = 0.02   # with fsdp > 1: the largest share of bytes that may end replicated
 
-  c.data = ConfigDict(dict(source="mnist5k", args={}, train="train", test="test"))   # source: jepa/data/sources.py
+  # source: jepa/data/sources.py
+  c.data = ConfigDict(dict(source="mnist5k", args={}, train="train", test="test"))
   c.data.workers = 0              # processes that decode, for sets that do not fit in memory
   c.data.prefetch = 2             # batches prepared ahead
 
@@ -42,26 +46,32 @@ def base() -> ConfigDict:
   # 1. resume from the workdir > 2. this checkpoint, whole > 3. encoder weights only > 4. scratch
   c.init = ConfigDict(dict(checkpoint="", encoder=""))
 
-  c.checkpoint = ConfigDict(dict(every="20 %", keep=2, milestones=""))   # milestones: also keep one at each multiple
+  # milestones: also keep one at each multiple
+  c.checkpoint = ConfigDict(dict(every="20 %", keep=2, milestones=""))
   c.log = ConfigDict(dict(every="10 steps", tensorboard=True))
-  c.eval = ConfigDict(dict(every="25 %", online=("linear", "knn", "collapse"), final=("linear", "lowshot", "knn", "collapse"),
-                           batch=500, train_limit=0, args={}))
+  c.eval = ConfigDict(dict(every="25 %", online=("linear", "knn", "collapse"),
+                           final=("linear", "lowshot", "knn", "collapse"), batch=500, train_limit=0, args={}))
   c.eval.pool = "pooled"          # which vector of the frozen encoder is probed: jepa/evals/features.py POOLS
   c.eval.alarm = "warn"           # on collapse: "warn", "stop" or "off"
   c.eval.report = True            # report.html and figures/ at the end
-  c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops; 0 stops at the first
+  c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops;
+                                  # 0 stops at the first
   return c
 
 
 def tiny(c: ConfigDict, **args) -> ConfigDict:
-  """The config in seconds on a CPU: synthetic 16x16 images, 4 steps of 16, arguments of the method replaced by `args`.
+  """The config in seconds on a CPU: synthetic 16x16 images, 4 steps of 16,
+  arguments of the method replaced by `args`.
 
-  Every file of configs/ gives it for the argument "tiny"; the contract tests run on it, and so can a newcomer.
+  Every file of configs/ gives it for the argument "tiny"; the contract tests run on it,
+  and so can a newcomer.
   """
   c = ConfigDict(c.to_dict())
   c.total, c.batch, c.accumulate = "4 steps", 16, 1
-  c.data = dict(source="synthetic", args=dict(n=64, size=16, channels=3, classes=4), train="train", test="test", workers=0, prefetch=2)
-  for key, value in args.items():       # replaced whole: update() would merge an encoder's sizes with the ones it had
+  c.data = dict(source="synthetic", args=dict(n=64, size=16, channels=3, classes=4), train="train",
+                test="test", workers=0, prefetch=2)
+  # replaced whole: update() would merge an encoder's sizes with the ones it had
+  for key, value in args.items():
     if key in c.args:
       del c.args[key]
     c.args[key] = value
@@ -75,7 +85,8 @@ def tiny(c: ConfigDict, **args) -> ConfigDict:
 
 
 def duration(text: str | int, *, batch: int, examples: int, total: int | None = None) -> int:
-  """Steps in a duration such as "300 epochs". `examples`: length of the training set; `total`: steps of the run.
+  """Steps in a duration such as "300 epochs". `examples`: length of the training set;
+  `total`: steps of the run.
 
   Raises:
     ValueError: not a duration, epochs of an empty or unknown set, or a percentage of an unknown run.
@@ -99,7 +110,8 @@ def duration(text: str | int, *, batch: int, examples: int, total: int | None = 
 
 
 def resolve(tree: Any, **sizes) -> Any:
-  """A copy of a plain tree in which every string that reads as a duration is a number of steps (see `duration`)."""
+  """A copy of a plain tree in which every string that reads as a duration is a number of steps
+  (see `duration`)."""
   if isinstance(tree, Mapping):
     return {k: resolve(v, **sizes) for k, v in tree.items()}
   if isinstance(tree, (list, tuple)):
@@ -124,7 +136,7 @@ def module(name: str, package: str) -> ModuleType:
     return importlib.import_module(path)
   except ModuleNotFoundError as error:
     if error.name != path and not path.startswith(f"{error.name}."):
-      raise                                                     # the module exists and one of its own imports does not
+      raise      # the module exists and one of its own imports does not
     import pkgutil
     known = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     raise ValueError(f"there is no {path}{_hint(name, known)}. Known: {', '.join(sorted(known))}; "
@@ -132,18 +144,20 @@ def module(name: str, package: str) -> ModuleType:
 
 
 def call(function: Callable, where: str, /, **kwargs) -> Any:
-  """function(**kwargs) with an error that names the config field, and a suggestion, where a keyword does not exist."""
+  """function(**kwargs) with an error that names the config field, and a suggestion,
+  where a keyword does not exist."""
   parameters = inspect.signature(function).parameters
   if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     for key in kwargs:
       if key not in parameters:
-        raise ValueError(f"{where}.{key} is not an option{_hint(key, parameters)}. Options: {', '.join(parameters)}")
+        raise ValueError(
+            f"{where}.{key} is not an option{_hint(key, parameters)}. Options: {', '.join(parameters)}")
     for key, p in parameters.items():
       if p.default is p.empty and key not in kwargs:
         raise ValueError(f"{where}.{key} is missing: {function.__module__}.{function.__qualname__} needs it")
   try:
     return function(**kwargs)
-  except TypeError as error:                                    # a keyword of a nested factory, say an encoder's
+  except TypeError as error:      # a keyword of a nested factory, say an encoder's
     unexpected = re.match(r"(?:.*\.)?(\w+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if not unexpected:
       raise
@@ -158,7 +172,8 @@ def _signature(error: TypeError, name: str) -> list[str]:
   frame = error.__traceback__
   while frame.tb_next:
     frame = frame.tb_next
-  scope = [frame.tb_frame.f_globals, *(vars(v) for v in frame.tb_frame.f_globals.values() if isinstance(v, ModuleType))]
+  scope = [frame.tb_frame.f_globals,
+           *(vars(v) for v in frame.tb_frame.f_globals.values() if isinstance(v, ModuleType))]
   found = next((s[name] for s in scope if callable(s.get(name))), None)
   return list(inspect.signature(found).parameters) if found else []
 

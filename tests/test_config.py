@@ -11,7 +11,8 @@ SIZES = dict(batch=128, examples=5000)
 
 @pytest.mark.parametrize("text,steps", [
     ("500 steps", 500), ("1 step", 1), ("500", 500), (500, 500), ("1e3 steps", 1000), (" 2.5e2steps ", 250),
-    ("1e6 examples", 7812), ("128 example", 1), ("3 epochs", 117), ("1 epoch", 39), ("0.5 epochs", 20), ("300 epochs", 11719), (".5 epochs", 20), ("0 steps", 0)])
+    ("1e6 examples", 7812), ("128 example", 1), ("3 epochs", 117), ("1 epoch", 39), ("0.5 epochs", 20),
+    ("300 epochs", 11719), (".5 epochs", 20), ("0 steps", 0)])
 def test_durations_in_steps(text, steps):
   assert config.duration(text, **SIZES) == steps
 
@@ -24,7 +25,8 @@ def test_percentages_are_of_the_run():
     config.duration("5 %", **SIZES)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "5 parsecs", "-5 steps", "1.2.3 steps", "5 steps later", ". steps"])
+@pytest.mark.parametrize("text",
+                         ["", "soon", "5 parsecs", "-5 steps", "1.2.3 steps", "5 steps later", ". steps"])
 def test_what_is_no_duration_is_told(text):
   with pytest.raises(ValueError, match="is not a duration; write '500 steps'"):
     config.duration(text, **SIZES)
@@ -37,7 +39,8 @@ def test_epochs_need_a_length():
 
 
 def test_resolve_replaces_durations_and_nothing_else():
-  tree = {"lr": {"kind": "cosine", "value": 1e-3, "warmup": "5 %"}, "every": ["1 epoch", "10 steps"], "pair": ("2 epochs", 3),
+  tree = {"lr": {"kind": "cosine", "value": 1e-3, "warmup": "5 %"}, "every": ["1 epoch", "10 steps"],
+          "pair": ("2 epochs", 3),
           "name": "vit", "empty": "", "number": "16", "path": "runs/300 epochs/x", "flag": True, "none": None}
   out = config.resolve(tree, **SIZES, total=400)
   assert out == tree | {"lr": tree["lr"] | {"warmup": 20}, "every": [39, 10], "pair": (78, 3)}
@@ -71,7 +74,7 @@ def test_module_by_name_and_by_dotted_path(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
   try:
     assert config.module("elsewhere_pkg.paper", "jepa.methods").answer == 42
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):      # its own error is not hidden
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):     # its own error is not hidden
       config.module("elsewhere_pkg.broken", "jepa.methods")
   finally:
     for name in [n for n in sys.modules if n.startswith("elsewhere_pkg")]:
@@ -79,7 +82,8 @@ def test_module_by_name_and_by_dotted_path(tmp_path, monkeypatch):
 
 
 def test_an_unknown_module_gives_a_suggestion_and_a_list():
-  with pytest.raises(ValueError, match=r"no jepa\.methods\.ijeap; did you mean 'ijepa'\?.* Known: .*lejepa.*dotted path"):
+  with pytest.raises(ValueError,
+                     match=r"no jepa\.methods\.ijeap; did you mean 'ijepa'\?.* Known: .*lejepa.*dotted path"):
     config.module("ijeap", "jepa.methods")
   for name in ("no_package_here.paper", "jepa.no_such_paper"):
     with pytest.raises(ValueError, match=f"there is no {name}.*Known: .*ijepa"):
@@ -103,11 +107,15 @@ def test_call_passes_keywords_on():
 
 
 def test_call_names_the_field_and_suggests():
-  with pytest.raises(ValueError, match=r"config\.args\.blocs is not an option; did you mean 'blocks'\?.* Options: size, enc"):
+  with pytest.raises(
+      ValueError,
+      match=r"config\.args\.blocs is not an option; did you mean 'blocks'\?.* Options: size, enc"):
     config.call(outer, "config.args", size=1, blocs=3)
   with pytest.raises(ValueError, match=r"config\.args\.size is missing: .*outer needs it"):
     config.call(outer, "config.args", blocks=3)
-  with pytest.raises(ValueError, match=r"config\.args: inner has no option 'widht'; did you mean 'width'\?.*Options: width, depth"):
+  with pytest.raises(
+      ValueError,
+      match=r"config\.args: inner has no option 'widht'; did you mean 'width'\?.*Options: width, depth"):
     config.call(outer, "config.args", size=1, encoder=dict(widht=3))
 
 
@@ -115,7 +123,8 @@ def test_call_suggests_for_the_parts_of_a_method():
   from jepa.methods import ijepa
   encoder = dict(width=8, depth=1, heads=1, patch=4)
   with pytest.raises(ValueError, match="encoder has no option 'pach'; did you mean 'patch'"):
-    config.call(ijepa.make, "config.args", encoder=dict(encoder, pach=4), predictor=dict(width=8, depth=1, heads=1), steps=1)
+    config.call(ijepa.make, "config.args", encoder=dict(encoder, pach=4),
+                predictor=dict(width=8, depth=1, heads=1), steps=1)
 
 
 def test_call_leaves_other_errors_alone():
