@@ -22,8 +22,8 @@ def _chi_squared(difference, covariance) -> float:
   if difference[deviation == 0].any():
     return 0.0                                      # a constant that differs
   difference, deviation = difference[deviation > 0] / deviation[deviation > 0], deviation[deviation > 0]
-  covariance = covariance[np.ix_(np.diag(covariance) > 0, np.diag(covariance) > 0)] / np.outer(deviation,
-                                                                                               deviation)
+  covariance = (covariance[np.ix_(np.diag(covariance) > 0, np.diag(covariance) > 0)]
+                / np.outer(deviation, deviation))
   values, vectors = np.linalg.eigh(covariance)
   kept = values > 1e-6 * values.max()  # the others are exact relations, such as counts that sum to a constant
   if np.abs(difference @ vectors[:, ~kept]).max(initial=0) > 0.01:

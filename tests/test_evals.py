@@ -306,8 +306,8 @@ def results():
 def test_table(results):
   text = suite.table(results)
   lines = text.splitlines()
-  assert (len({line.rstrip() for line in lines}) == 6 and [line.split("  ")[0] for line in lines[3:]]
-          == list(suite.ROWS))
+  assert (len({line.rstrip() for line in lines}) == 6
+          and [line.split("  ")[0] for line in lines[3:]] == list(suite.ROWS))
   for title in ("linear probe", "(all labels)", "(10 labels a class)", "kNN", "RankMe", "mean feature",
                 "std"):
     assert title in "\n".join(lines[:2])

@@ -403,7 +403,8 @@ main { max-width: 1020px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .4em; letter-spacing: -.01em; }
 h2 { font-size: 1.15rem; margin: 0 0 .7em; }
 h3 { font-size: .95rem; margin: 1.2em 0 .3em; }
-section { background: #fff; border: 1px solid #e3e6eb; border-radius: 10px; padding: 20px 24px; margin: 18px 0; }
+section { background: #fff; border: 1px solid #e3e6eb; border-radius: 10px; padding: 20px 24px; \
+margin: 18px 0; }
 figure { margin: 0; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption, .small, .notes { color: #4b5563; font-size: .92rem; }
