@@ -139,7 +139,7 @@ def module(name: str, package: str) -> ModuleType:
       raise      # the module exists and one of its own imports does not
     import pkgutil
     known = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
-    raise ValueError(f"there is no {path}{_hint(name, known)}. Known: {', '.join(sorted(known))}; "
+    raise ValueError(f"there is no {path}{_hint(name, known)} Known: {', '.join(sorted(known))}; "
                      "a dotted path imports from your own package") from error
 
 
@@ -151,7 +151,7 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
     for key in kwargs:
       if key not in parameters:
         raise ValueError(
-            f"{where}.{key} is not an option{_hint(key, parameters)}. Options: {', '.join(parameters)}")
+            f"{where}.{key} is not an option{_hint(key, parameters)} Options: {', '.join(parameters)}")
     for key, p in parameters.items():
       if p.default is p.empty and key not in kwargs:
         raise ValueError(f"{where}.{key} is missing: {function.__module__}.{function.__qualname__} needs it")
@@ -163,8 +163,8 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
       raise
     nested, key = unexpected.groups()
     known = _signature(error, nested)
-    raise ValueError(f"{where}: {nested} has no option {key!r}{_hint(key, known)}"
-                     + (f". Options: {', '.join(known)}" if known else "")) from error
+    raise ValueError(f"{where}: {nested} has no option {key!r}"
+                     + (f"{_hint(key, known)} Options: {', '.join(known)}" if known else "")) from error
 
 
 def _signature(error: TypeError, name: str) -> list[str]:
@@ -180,4 +180,4 @@ def _signature(error: TypeError, name: str) -> list[str]:
 
 def _hint(word: str, known) -> str:
   close = difflib.get_close_matches(word, list(known), n=1)
-  return f"; did you mean {close[0]!r}?" if close else ""
+  return f"; did you mean {close[0]!r}?" if close else "."
