@@ -13,7 +13,6 @@ import time
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from jax.experimental import multihost_utils
 import numpy as np
 from ml_collections import ConfigDict
@@ -217,7 +216,7 @@ def _signals():
   def interrupted(agree: bool) -> bool:
     if jax.process_count() == 1:
       return came.is_set()
-    return agree and bool(np.any(multihost_utils.process_allgather(jnp.int32(came.is_set()))))
+    return agree and bool(np.any(multihost_utils.process_allgather(np.int32(came.is_set()))))
 
   main = threading.current_thread() is threading.main_thread()
   old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}

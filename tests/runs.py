@@ -11,6 +11,14 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
 
+def one_config_per_method() -> list[str]:
+  """For tests too slow to run over every config."""
+  by_method = {}
+  for name in CONFIGS:
+    by_method.setdefault(config(name).method, name)
+  return sorted(by_method.values())
+
+
 def config(name: str, arg: str | None = "tiny", **fields):
   """configs/<name>.py's config with some top-level fields replaced."""
   spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")

@@ -47,7 +47,7 @@ def reference(name):
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(str(v) for v in m.values()))
-@pytest.mark.parametrize("name", runs.CONFIGS)
+@pytest.mark.parametrize("name", runs.one_config_per_method())
 def test_any_mesh_gives_the_curve_of_one_device(name, mesh):
   exp = experiment.build(runs.config(name, mesh=mesh, replicated_tolerance=1.0))
   losses, state = curve(exp, on_mesh=True)
