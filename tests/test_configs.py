@@ -62,7 +62,7 @@ from jepa import sharding
 import jax
 assert jax.device_count() == 256
 state, _ = t.published("H/14")
-for shape in (dict(data=32, fsdp=8, tensor=1), dict(data=1, fsdp=256, tensor=1),
+for shape in (dict(data=32, fsdp=8, tensor=1), dict(data=2, fsdp=128, tensor=1),
               dict(data=8, fsdp=16, tensor=2)):
   mesh = sharding.make_mesh(**shape)
   rows = sharding.rows(state, sharding.of_state(state, mesh))

@@ -32,11 +32,11 @@ def load(name: str, split: str, /, **args) -> Source:
     ValueError: unknown source or argument, with a suggestion; and what the source itself raises.
   """
   if name not in SOURCES:
-    raise ValueError(f"unknown source {name!r}{_hint(name, SOURCES)}. Known: {', '.join(SOURCES)}")
+    raise ValueError(f"unknown source {name!r}{_hint(name, SOURCES)} Known: {', '.join(SOURCES)}")
   known = {k: p for k, p in inspect.signature(SOURCES[name]).parameters.items() if p.kind is p.KEYWORD_ONLY}
   for key in args:
     if key not in known:
-      raise ValueError(f"source {name!r} has no argument {key!r}{_hint(key, known)}. Arguments: "
+      raise ValueError(f"source {name!r} has no argument {key!r}{_hint(key, known)} Arguments: "
                        f"{', '.join(known) or 'none'}")
   if missing := [k for k, p in known.items() if p.default is p.empty and k not in args]:
     raise ValueError(f"source {name!r} needs {', '.join(missing)}: set config.data.args.{missing[0]}")
@@ -195,4 +195,4 @@ def _pixels(image: np.ndarray, file: Path) -> np.ndarray:
 
 def _hint(word: str, known) -> str:
   close = difflib.get_close_matches(word, list(known), n=1)
-  return f"; did you mean {close[0]!r}?" if close else ""
+  return f"; did you mean {close[0]!r}?" if close else "."
