@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 
@@ -40,6 +41,9 @@ printf '%s\\n' "$@" >>"$STUB/gcloud"
 for arg in "$@"; do [[ $arg == --command=* ]] && exec bash -c "${arg#*=}"; done
 """
 
+# A shell cannot trap a signal that it was started to ignore, and tests run in the background are started so.
+HEARS_INT = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+
 
 @pytest.fixture
 def launch(tmp_path):
@@ -55,7 +59,7 @@ def launch(tmp_path):
     ours = ("JEPA_", "JAX_", "XLA_", "SLURM_", "TPU_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     process = subprocess.Popen(
-        ["bash", ROOT / "launch" / script, *args],
+        [sys.executable, "-c", HEARS_INT, "bash", ROOT / "launch" / script, *args],
         env=inherited | stubs | environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     started.append(process)
