@@ -46,19 +46,19 @@ def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step:
           "step": step, "method": exp.config["method"]}
 
 
-def online(exp: Experiment, workdir: Path) -> Callable[[TrainState, int], tuple[dict[str, float], list[str]]]:
-  """probe(state, step) -> (scalars for the log, alarms). The floors are measured once and kept in the workdir."""
+def online(exp: Experiment, workdir: Path) -> Callable[[TrainState, int, dict], tuple[dict[str, float], list[str]]]:
+  """probe(state, step, metrics of training) -> (scalars for the log, alarms). Floors are measured once and kept in the workdir."""
   settings = exp.config["eval"]
   names = list(settings["online"])
   if not names:
-    return lambda state, step: ({}, [])
+    return lambda state, step, metrics: ({}, [])
   train, test = _limited(exp.train, settings["train_limit"]), _limited(exp.test, settings["train_limit"])
   run = functools.partial(suite.run, names, seed=exp.config["seed"], settings=settings["args"])
   cached_floors(exp, workdir, names, train, test)
 
-  def probe(state, step):
+  def probe(state, step, metrics):
     rows = run({TRAINED: features_of(exp, state, train, test)}, protocol=protocol(exp, train, test, step))
-    return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows)
+    return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows, metrics)
   return probe
 
 
@@ -77,9 +77,9 @@ def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, t
   return rows
 
 
-def alarms(rows: list[dict]) -> list[str]:
-  """What is collapsing, if anything, in the trained rows."""
-  return collapse.alarms({r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED})
+def alarms(rows: list[dict], metrics: dict[str, float] | None = None) -> list[str]:
+  """What is collapsing, if anything, by the trained rows and by the method's own metrics."""
+  return collapse.alarms({r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED} | (metrics or {}))
 
 
 def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str] = ()) -> list[str]:

@@ -88,7 +88,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x {jax.devices()[0].device_kind}, "
             f"{step_flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
     meter = _Meter(exp, step_flops, data, first)
-    watch = _Watch(cfg["nonfinite"], first)
+    watch, last = _Watch(cfg["nonfinite"], first), {}
     every = {k: max(1, cfg[k]["every"]) for k in ("checkpoint", "eval", "log")}
 
     def settle(upto: int) -> None:
@@ -98,6 +98,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
           scalars |= meter.read(step) | {k: float(f(step)) for k, f in exp.schedules.items()}
           write(step, scalars)
           bar.update(step, scalars)
+          last.update(scalars)
 
     def save() -> None:
       checkpointer.wait()
@@ -121,7 +122,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
       if step % every["eval"] == 0 and step < total:
         settle(step)
         pause = time.monotonic()
-        scalars, alarms = probe(state, step)
+        scalars, alarms = probe(state, step, last)
         if scalars:
           write(step, scalars)
           bar.say(f"step {step}: " + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
