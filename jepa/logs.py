@@ -2,6 +2,7 @@
 from collections.abc import Mapping
 import json
 import math
+import os
 from pathlib import Path
 import platform
 import subprocess
@@ -71,9 +72,10 @@ class Progress:
   """A live bar on a terminal; a line every tenth of the run, and at least every minute,
   where there is none."""
 
-  def __init__(self, *, total: int, initial: int, label: str, examples_seen: int = 0):
+  def __init__(self, *, total: int, initial: int, label: str):
     self._active = jax.process_index() == 0
-    self._terminal = sys.stderr.isatty()
+    # Terminals without a width (under some recorders) would show an empty bar: they get lines.
+    self._terminal = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     self._start, self._initial, self._total = time.monotonic(), initial, total
     self._last_line, self._label = 0.0, label
     self._bar = tqdm(total=total, initial=initial, desc=label, unit="step", dynamic_ncols=True, smoothing=0.1,
