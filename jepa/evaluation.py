@@ -1,5 +1,6 @@
-"""Evaluates a state: features of both splits, the evaluators by name, and the floors (raw pixels, the same encoder untrained)
-beside every number. The train loop calls it at intervals and at the end, jepa.evaluate from the command line.
+"""Evaluates a state: features of both splits, the evaluators by name, and the floors (raw pixels, the same
+encoder untrained) beside every number. The train loop calls it at intervals and at the end, jepa.evaluate
+from the command line.
 """
 from collections.abc import Callable, Sequence
 import functools
@@ -19,11 +20,13 @@ from jepa.types import TrainState
 
 
 
-def features_of(exp: Experiment, state: TrainState, train: sources.Source, test: sources.Source) -> feature_lib.FeatureSet:
+def features_of(exp: Experiment, state: TrainState, train: sources.Source,
+                test: sources.Source) -> feature_lib.FeatureSet:
   """Frozen features of both splits."""
   on_batch = sharding.of_batch(exp.mesh)
   embed = jax.jit(exp.method.embed, out_shardings=sharding.replicated(exp.mesh))
-  extract = functools.partial(feature_lib.extract, lambda b: embed(state.params, state.extra, b), batch=_batch(exp), pool=exp.config["eval"]["pool"],
+  extract = functools.partial(feature_lib.extract, lambda b: embed(state.params, state.extra, b),
+                              batch=_batch(exp), pool=exp.config["eval"]["pool"],
                               put=lambda b: jax.device_put(b, on_batch))
   return feature_lib.FeatureSet(*extract(train), *extract(test))
 
@@ -42,12 +45,15 @@ def floors(exp: Experiment, train: sources.Source, test: sources.Source) -> dict
 
 def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step: int) -> dict:
   """What a number was measured on; stored beside it."""
-  return {"train": train.describe, "test": test.describe, "features": f"{exp.config['eval']['pool']}, encoder frozen", "seed": exp.config["seed"],
+  return {"train": train.describe, "test": test.describe,
+          "features": f"{exp.config['eval']['pool']}, encoder frozen", "seed": exp.config["seed"],
           "step": step, "method": exp.config["method"]}
 
 
-def online(exp: Experiment, workdir: Path) -> Callable[[TrainState, int, dict], tuple[dict[str, float], list[str]]]:
-  """probe(state, step, metrics of training) -> (scalars for the log, alarms). Floors are measured once and kept in the workdir."""
+def online(exp: Experiment,
+           workdir: Path) -> Callable[[TrainState, int, dict], tuple[dict[str, float], list[str]]]:
+  """probe(state, step, metrics of training) -> (scalars for the log, alarms). Floors are measured once and
+  kept in the workdir."""
   settings = exp.config["eval"]
   names = list(settings["online"])
   if not names:
@@ -63,16 +69,18 @@ def online(exp: Experiment, workdir: Path) -> Callable[[TrainState, int, dict], 
 
 
 def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, test) -> list[dict]:
-  """Rows of raw pixels and the untrained encoder, from floors.json where they were measured under the same settings."""
+  """Rows of raw pixels and the untrained encoder, from floors.json where they were measured under the same
+  settings."""
   path = Path(workdir) / "floors.json"
-  record = protocol(exp, train, test, 0) | {"names": list(names), "args": exp.config["args"], "eval": exp.config["eval"]["args"]}
+  record = protocol(exp, train, test, 0) | {"names": list(names), "args": exp.config["args"],
+                                            "eval": exp.config["eval"]["args"]}
   mark = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
   if path.exists():
     saved = json.loads(path.read_text())
     if saved.get("mark") == mark:
       return saved["rows"]
-  rows = suite.run(list(names), floors(exp, train, test), seed=exp.config["seed"], protocol=protocol(exp, train, test, 0),
-                   settings=exp.config["eval"]["args"])
+  rows = suite.run(list(names), floors(exp, train, test), seed=exp.config["seed"],
+                   protocol=protocol(exp, train, test, 0), settings=exp.config["eval"]["args"])
   logs.write_json(path, {"mark": mark, "rows": rows})
   return rows
 
@@ -83,7 +91,8 @@ def alarms(rows: list[dict], metrics: dict[str, float] | None = None) -> list[st
 
 
 def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str] = ()) -> list[str]:
-  """All evaluations with their floors: prints the table, writes results.json and the report; returns alarms."""
+  """All evaluations with their floors: prints the table, writes results.json and the report; returns
+  alarms."""
   workdir, names = Path(workdir), list(names or exp.config["eval"]["final"])
   by_row = floors(exp, exp.train, exp.test) | {TRAINED: features_of(exp, state, exp.train, exp.test)}
   rows = suite.run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],

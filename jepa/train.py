@@ -1,7 +1,8 @@
 """The train loop, read from top to bottom: parts, state, restore, loop, end.
 
-Everything is a function of (seed, step). Metrics of step t are read while step t+1 runs. A checkpoint holds the whole state and the
-position of the data, so the same command again goes on exactly where the last one stopped.
+Everything is a function of (seed, step). Metrics of step t are read while step t+1 runs. A checkpoint holds
+the whole state and the position of the data, so the same command again goes on exactly where the last one
+stopped.
 """
 import collections
 import contextlib
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from jepa import checkpoint, config as configs, evaluation, experiment, flops, logs, sharding
 from jepa.data import pipeline
 
-INTERRUPTED = 75      # exit code (EX_TEMPFAIL): saved and stopped by a signal; the same command again continues
+INTERRUPTED = 75  # exit code (EX_TEMPFAIL): saved and stopped by a signal; the same command again continues
 
 
 class NonFinite(FloatingPointError):
@@ -53,8 +54,9 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     interrupted = stack.enter_context(_signals())
 
     # 2. State: resume > named checkpoint > encoder only > scratch.
-    checkpointer = stack.enter_context(checkpoint.open(workdir / "checkpoints", keep=cfg["checkpoint"]["keep"],
-                                                       milestones=cfg["checkpoint"]["milestones"] or 0))
+    checkpointer = stack.enter_context(checkpoint.open(
+        workdir / "checkpoints", keep=cfg["checkpoint"]["keep"],
+        milestones=cfg["checkpoint"]["milestones"] or 0))
     _refuse_other_run(workdir, c)
     state, position, origin = experiment.start(exp, checkpointer)
     first = int(state.step)
@@ -72,7 +74,8 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
 
     # 4. Compile ahead, for its time and its operations.
     clock = time.monotonic()
-    step_fn = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch), out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
+    step_fn = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch),
+                      out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
                       donate_argnums=0).lower(exp.abstract, exp.batch).compile()
     compile_s = time.monotonic() - clock
     step_flops = flops.count(exp.step, exp.abstract, exp.batch)
@@ -85,8 +88,8 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     # 6. The loop.
     bar = logs.Progress(total=total, initial=first, label=cfg["method"])
     stack.callback(bar.close)
-    bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x {jax.devices()[0].device_kind}, "
-            f"{step_flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
+    bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x "
+            f"{jax.devices()[0].device_kind}, {step_flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
     meter = _Meter(exp, step_flops, data, first)
     watch, last = _Watch(cfg["nonfinite"], first), {}
     every = {k: max(1, cfg[k]["every"]) for k in ("checkpoint", "eval", "log")}
@@ -125,13 +128,14 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
         scalars, alarms = probe(state, step, last)
         if scalars:
           write(step, scalars)
-          bar.say(f"step {step}: " + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
+          bar.say(f"step {step}: "
+                  + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
         _alarm(alarms, cfg["eval"]["alarm"], bar)
         meter.skip(time.monotonic() - pause)
     checkpointer.wait()
 
-  # 7. The end: the evaluations of the paper, the table, the pictures. All is saved, so a signal may end it at once; the same
-  # command again comes back here.
+  # 7. The end: the evaluations of the paper, the table, the pictures. All is saved, so a signal may end it at
+  # once; the same command again comes back here.
   with jax.set_mesh(exp.mesh):
     alarms = evaluation.final(exp, state, workdir)
   _alarm(alarms, cfg["eval"]["alarm"], bar)
@@ -158,7 +162,8 @@ class _Meter:
     seconds, steps = max(1e-9, now - self._time), step - self._step
     seen = float(step) * self._exp.config["batch"]
     raw = seen * float(np.prod(self._exp.train.shape))
-    out = {"examples": seen, "epochs": seen / self._exp.train.length, "raw_bytes": raw, "optic_nerve_years": logs.optic_years(raw)}
+    out = {"examples": seen, "epochs": seen / self._exp.train.length, "raw_bytes": raw,
+           "optic_nerve_years": logs.optic_years(raw)}
     if steps > 0:
       rate = steps / seconds
       out |= {"images_per_s": rate * self._exp.config["batch"], "flops_per_s": rate * self._flops,
@@ -193,19 +198,20 @@ class _Watch:
       if scalars["skipped"]:
         self._bad += 1
         local = sorted(int(i) for shard in index.addressable_shards for i in np.ravel(shard.data))
-        text = (f"step {step}: loss {scalars['loss']}, gradient norm {scalars['grad_norm']}. The step changed nothing; "
-                f"its batch held examples {sorted(set(local))}")
+        text = (f"step {step}: loss {scalars['loss']}, gradient norm {scalars['grad_norm']}. "
+                f"The step changed nothing; its batch held examples {sorted(set(local))}")
         if self._bad > self._tolerate:
-          raise NonFinite(f"{text}. {self._bad} such steps, {self._tolerate} tolerated (config.nonfinite). The last checkpoint is good: lower "
-                          "the learning rate, clip gradients (config.optim.clip), or look at those examples")
+          raise NonFinite(f"{text}. {self._bad} such steps, {self._tolerate} tolerated (config.nonfinite). "
+                          "The last checkpoint is good: lower the learning rate, clip gradients "
+                          "(config.optim.clip), or look at those examples")
         logging.error("%s. Skipped (%d of %d tolerated)", text, self._bad, self._tolerate)
       yield step, scalars | {"skipped_steps": float(self._bad)}
 
 
 @contextlib.contextmanager
 def _signals():
-  """interrupted(agree): whether SIGTERM or Ctrl-C came. Processes agree on it, at the steps where `agree` is true, so that none waits
-  for another in a collective. A second Ctrl-C stops at once."""
+  """interrupted(agree): whether SIGTERM or Ctrl-C came. Processes agree on it, at the steps where `agree` is
+  true, so that none waits for another in a collective. A second Ctrl-C stops at once."""
   came = threading.Event()
 
   def handle(number, frame):
@@ -259,9 +265,11 @@ def _refuse_other_run(workdir: Path, c: ConfigDict) -> None:
       experiment.saved_config(workdir).to_dict(), configs.plain(c)))
   changed = [f"{k}: {old.get(k, 'absent')} in the workdir, {new.get(k, 'absent')} now"
              for k in sorted(old | new) if old.get(k, "absent") != new.get(k, "absent")]
-  fatal = [line for line in changed if line.split(":")[0].split(".")[0] in ("method", "args", "seed", "batch")]
+  fatal = [line for line in changed
+           if line.split(":")[0].split(".")[0] in ("method", "args", "seed", "batch")]
   if fatal:
-    raise checkpoint.Mismatch(f"{workdir} holds another run:\n  " + "\n  ".join(fatal) + "\nUse another --workdir; to start from its weights "
+    raise checkpoint.Mismatch(f"{workdir} holds another run:\n  " + "\n  ".join(fatal)
+                              + "\nUse another --workdir; to start from its weights "
                               f"add --config.init.checkpoint={workdir} or --config.init.encoder={workdir}")
   for line in changed:
     logging.warning("config changed since the workdir was written: %s", line)

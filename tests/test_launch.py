@@ -42,7 +42,8 @@ for arg in "$@"; do [[ $arg == --command=* ]] && exec bash -c "${arg#*=}"; done
 """
 
 # A shell cannot trap a signal that it was started to ignore, and tests run in the background are started so.
-HEARS_INT = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+HEARS_INT = ("import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+             "os.execvp('bash', sys.argv[1:])")
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ def test_every_method_has_a_config():
   import pkgutil
   written = {m.name for m in pkgutil.iter_modules(methods.__path__)}
   used = {runs.config(name).method for name in runs.CONFIGS}
-  assert written == used, "a file in jepa/methods needs a file in configs, whose argument `tiny` makes it small"
+  assert written == used, (
+      "a file in jepa/methods needs a file in configs, whose argument `tiny` makes it small")
 
 
 def test_init_is_abstract_init_and_every_leaf_has_a_rule(case):
@@ -58,7 +59,8 @@ def test_gradient_reaches_every_trained_leaf_and_nothing_else(case):
   trained, rest = case.grad(case.state.params, case.state.extra, case.batches[0], jax.random.key(0))[0]
   dead = [path_of(p) for p, g in jax.tree_util.tree_leaves_with_path(trained) if not np.any(g)]
   assert not dead, f"no gradient reaches {dead}"
-  leaks = [path_of(p) for p, g in jax.tree_util.tree_leaves_with_path(rest) if g.dtype != jax.dtypes.float0 and np.any(g)]
+  leaks = [path_of(p) for p, g in jax.tree_util.tree_leaves_with_path(rest)
+           if g.dtype != jax.dtypes.float0 and np.any(g)]
   assert not leaks, f"gradient leaks into extra: {leaks}"
 
 
@@ -76,7 +78,8 @@ def test_loss_reads_the_images(case):
 
 def test_labels_do_not_reach_the_loss(case):
   batch = dict(case.batches[0], label=np.zeros_like(case.batches[0]["label"]))
-  a, b = (case.loss(case.state.params, case.state.extra, x, jax.random.key(0))[0] for x in (case.batches[0], batch))
+  a, b = (case.loss(case.state.params, case.state.extra, x, jax.random.key(0))[0]
+          for x in (case.batches[0], batch))
   assert float(a) == float(b)
 
 
@@ -90,11 +93,13 @@ def test_embed_gives_pooled_and_tokens(case):
 
 def test_ema_is_its_closed_form():
   from jepa.methods import ijepa
-  make = functools.partial(ijepa.make, encoder=dict(width=8, depth=1, heads=1, patch=4), predictor=dict(width=8, depth=1, heads=1))
+  make = functools.partial(ijepa.make, encoder=dict(width=8, depth=1, heads=1, patch=4),
+                           predictor=dict(width=8, depth=1, heads=1))
   method = make(ema=dict(kind="linear", value=0.9, end=1.0), steps=10)
   target, online = np.float32(2.0), np.float32(5.0)
   for step in range(10):
-    got = method.post({"encoder": jnp.float32(online)}, {"target": jnp.float32(target)}, jnp.int32(step))["target"]
+    got = method.post({"encoder": jnp.float32(online)}, {"target": jnp.float32(target)},
+                      jnp.int32(step))["target"]
     momentum = 0.9 + 0.1 * step / 10
     target = momentum * target + (1 - momentum) * online
     np.testing.assert_allclose(got, target, rtol=1e-6)
@@ -104,7 +109,8 @@ def test_without_the_stop_gradient_the_contract_fails(monkeypatch):
   """The test above can fail: with stop_gradient removed, gradient reaches the EMA target."""
   case = _case("ijepa_in1k")
   monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
-  grads = jax.grad(case.method.loss, argnums=1, has_aux=True)(case.state.params, case.state.extra, case.batches[0], jax.random.key(0))[0]
+  grads = jax.grad(case.method.loss, argnums=1, has_aux=True)(
+      case.state.params, case.state.extra, case.batches[0], jax.random.key(0))[0]
   assert any(np.any(g) for g in jax.tree.leaves(grads["target"]))
 
 
@@ -130,4 +136,5 @@ def test_a_step_that_is_not_finite_changes_nothing(case):
   after, metrics = jax.jit(case.exp.step)(state, case.batches[0])
   assert float(metrics["skipped"]) == 1.0 and int(after.step) == 1
   assert runs.equal(after.opt, state.opt)
-  assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), after.extra, state.extra))
+  assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True),
+                                   after.extra, state.extra))

@@ -1,4 +1,5 @@
-"""One curve on any mesh: eight fake devices, arranged in four ways, against one device; pmap as an oracle; two processes."""
+"""One curve on any mesh: eight fake devices, arranged in four ways, against one device; pmap as an oracle;
+two processes."""
 import functools
 import os
 import re
@@ -17,7 +18,8 @@ from jepa.models import vit
 from jepa.types import Features, Method
 from tests import runs
 
-MESHES = [dict(data=8, fsdp=1, tensor=1), dict(data=2, fsdp=4, tensor=1), dict(data=1, fsdp=8, tensor=1), dict(data=2, fsdp=2, tensor=2)]
+MESHES = [dict(data=8, fsdp=1, tensor=1), dict(data=2, fsdp=4, tensor=1),
+          dict(data=1, fsdp=8, tensor=1), dict(data=2, fsdp=2, tensor=2)]
 STEPS = 3
 
 
@@ -26,7 +28,8 @@ def curve(exp, on_mesh: bool):
   losses = []
   if on_mesh:
     on_batch = sharding.of_batch(exp.mesh)
-    step = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch), out_shardings=(exp.shardings, sharding.replicated(exp.mesh)))
+    step = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch),
+                   out_shardings=(exp.shardings, sharding.replicated(exp.mesh)))
     with jax.set_mesh(exp.mesh):
       state = experiment.initial_state(exp)
       for batch in runs.batches(exp, STEPS):
@@ -58,34 +61,42 @@ def test_any_mesh_gives_the_curve_of_one_device(name, mesh):
 
 
 def test_gradient_equals_pmap():
-  """Data-parallel pmap with averaged gradients is an independent implementation of a step whose loss is a mean over examples."""
+  """Data-parallel pmap with averaged gradients is an independent implementation of a step whose loss is a
+  mean over examples."""
   enc = vit.encoder(width=16, depth=2, heads=2, patch=4)
   rng = np.random.default_rng(0)
-  batch = {"image": rng.normal(size=(16, 8, 8, 3)).astype(np.float32), "goal": rng.normal(size=(16, 16)).astype(np.float32)}
+  batch = {"image": rng.normal(size=(16, 8, 8, 3)).astype(np.float32),
+           "goal": rng.normal(size=(16, 16)).astype(np.float32)}
 
   def loss(params, extra, batch, key):
     pooled = enc.apply(params, batch["image"]).mean(1)
     return prediction.smooth_l1(pooled, batch["goal"], jnp.ones(pooled.shape[0], bool)), (extra, {})
 
-  method = Method(lambda key, b: (enc.init(key, b["image"]), {}), loss, lambda p, e, s: e, lambda p, e, b: Features(None, None))
+  method = Method(lambda key, b: (enc.init(key, b["image"]), {}), loss, lambda p, e, s: e,
+                  lambda p, e, b: Features(None, None))
   tx, _ = optim.make(name="sgd", lr=dict(value=1.0), momentum=0.0, steps=2)
   mesh = sharding.make_mesh(data=2, fsdp=4, tensor=1)
   state = states.init(jax.random.key(0), batch, method=method, tx=tx)
   on_state, on_batch = sharding.of_state(jax.eval_shape(lambda: state), mesh), sharding.of_batch(mesh)
-  step = jax.jit(functools.partial(states.train_step, method=method, tx=tx), in_shardings=(on_state, on_batch),
-                 out_shardings=(on_state, None))
+  step = jax.jit(functools.partial(states.train_step, method=method, tx=tx),
+                 in_shardings=(on_state, on_batch), out_shardings=(on_state, None))
   after, _ = step(jax.device_put(state, on_state), jax.device_put(batch, on_batch))
-  ours = jax.tree.map(lambda new, old: np.asarray(old) - np.asarray(new), after.params, state.params)     # lr 1: the gradient
+  # With lr 1 the step is the gradient.
+  ours = jax.tree.map(lambda new, old: np.asarray(old) - np.asarray(new), after.params, state.params)
 
   split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
-  grads = jax.pmap(lambda b: jax.lax.pmean(jax.grad(lambda p: loss(p, {}, b, None)[0])(state.params), "devices"), axis_name="devices")(split)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=2e-3, atol=1e-6), ours, jax.device_get(grads))
+  grads = jax.pmap(
+      lambda b: jax.lax.pmean(jax.grad(lambda p: loss(p, {}, b, None)[0])(state.params), "devices"),
+      axis_name="devices")(split)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=2e-3, atol=1e-6),
+               ours, jax.device_get(grads))
 
 
 def test_accumulated_gradient_is_the_batch_gradient():
   """For a loss without batch statistics or randomness, micro-batches add up to the batch."""
   def loss(params, extra, batch, key):
-    return jnp.mean((batch["image"].astype(jnp.float32) @ params["kernel"]) ** 2), (extra, {"one": jnp.float32(1)})
+    return (jnp.mean((batch["image"].astype(jnp.float32) @ params["kernel"]) ** 2),
+            (extra, {"one": jnp.float32(1)}))
   method = Method(None, loss, lambda p, e, s: e, None)
   tx, _ = optim.make(name="sgd", lr=dict(value=0.1), steps=2)
   params = {"kernel": jnp.arange(6.0).reshape(3, 2)}
@@ -104,15 +115,19 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
     port = s.getsockname()[1]
 
   def command(workdir, *more):
-    return [sys.executable, "-m", "jepa.main", f"--config={runs.ROOT}/configs/ijepa_in1k.py:tiny", f"--workdir={tmp_path}/{workdir}",
-            "--config.mesh.fsdp=2", "--config.replicated_tolerance=1.0", "--config.log.tensorboard=False", *more]
+    return [sys.executable, "-m", "jepa.main", f"--config={runs.ROOT}/configs/ijepa_in1k.py:tiny",
+            f"--workdir={tmp_path}/{workdir}", "--config.mesh.fsdp=2", "--config.replicated_tolerance=1.0",
+            "--config.log.tensorboard=False", *more]
 
   def start(workdir, devices, *more):
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_NUM_CPU_DEVICES": ""}
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                        "JAX_NUM_CPU_DEVICES": ""}
     env.pop("JAX_NUM_CPU_DEVICES")
-    return subprocess.Popen(command(workdir, *more), env=env, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command(workdir, *more), env=env, cwd=runs.ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
 
-  two = [start("two", 2, f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}") for i in range(2)]
+  two = [start("two", 2, f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}")
+         for i in range(2)]
   outputs = [p.communicate(timeout=240)[0] for p in two]
   assert [p.returncode for p in two] == [0, 0], outputs
   one = start("one", 4)
@@ -122,4 +137,5 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
   losses = lambda name: [r["loss"] for r in logs.history(tmp_path / name) if "loss" in r]
   assert len(losses("one")) == 4
   np.testing.assert_allclose(losses("two"), losses("one"), rtol=5e-4)
-  assert re.search(r"step 4/4", outputs[0]) and "step 4/4" not in outputs[1]      # the first process speaks for all
+  # The first process speaks for all.
+  assert re.search(r"step 4/4", outputs[0]) and "step 4/4" not in outputs[1]

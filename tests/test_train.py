@@ -1,4 +1,5 @@
-"""The loop and its faults: exact resume, signals, damage, refusals, non-finite steps; and the entry points as programs."""
+"""The loop and its faults: exact resume, signals, damage, refusals, non-finite steps; and the entry points as
+programs."""
 import gc
 import json
 from pathlib import Path
@@ -40,12 +41,14 @@ def whole(tmp_path_factory):
 
 
 def run_program(module, *args, **more):
-  return subprocess.run([sys.executable, "-m", module, *args], cwd=runs.ROOT, capture_output=True, text=True, timeout=240, **more)
+  return subprocess.run([sys.executable, "-m", module, *args], cwd=runs.ROOT, capture_output=True, text=True,
+                        timeout=240, **more)
 
 
 def main_args(workdir, *more, config="quickstart"):
-  return (f"--config={runs.ROOT}/configs/{config}.py:tiny", f"--workdir={workdir}", f"--config.total={TOTAL} steps",
-          "--config.checkpoint.every=6 steps", "--config.log.tensorboard=False", *more)
+  return (f"--config={runs.ROOT}/configs/{config}.py:tiny", f"--workdir={workdir}",
+          f"--config.total={TOTAL} steps", "--config.checkpoint.every=6 steps",
+          "--config.log.tensorboard=False", *more)
 
 
 def test_a_run_leaves_what_it_should(whole):
@@ -53,7 +56,8 @@ def test_a_run_leaves_what_it_should(whole):
   assert int(state.step) == TOTAL
   records = logs.history(workdir)
   assert [r["step"] for r in records] == list(range(1, TOTAL + 1))
-  wanted = {"loss", "grad_norm", "images_per_s", "flops_per_s", "input_wait", "lr", "raw_bytes", "optic_nerve_years", "epochs"}
+  wanted = {"loss", "grad_norm", "images_per_s", "flops_per_s", "input_wait", "lr", "raw_bytes",
+            "optic_nerve_years", "epochs"}
   assert wanted <= set(records[-1])
   assert records[-1]["raw_bytes"] == TOTAL * 16 * 16 * 16 * 3
   rows = json.loads((workdir / "results.json").read_text())
@@ -66,8 +70,8 @@ def test_a_run_leaves_what_it_should(whole):
 
 def test_kill_9_at_a_random_step_and_the_same_command_again(whole, tmp_path):
   c, _, expected = whole
-  process = subprocess.Popen([sys.executable, "-m", "jepa.main", *main_args(tmp_path)], cwd=runs.ROOT, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+  process = subprocess.Popen([sys.executable, "-m", "jepa.main", *main_args(tmp_path)], cwd=runs.ROOT,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   stop_at, path = random.randrange(7, TOTAL - 2), tmp_path / "metrics.jsonl"
   deadline = time.monotonic() + 200
   while time.monotonic() < deadline and process.poll() is None:
@@ -85,10 +89,11 @@ def test_kill_9_at_a_random_step_and_the_same_command_again(whole, tmp_path):
 
 def test_sigterm_saves_exits_75_and_the_same_command_goes_on(whole, tmp_path):
   c, _, expected = whole
-  process = subprocess.Popen([sys.executable, "-m", "jepa.main", *main_args(tmp_path)], cwd=runs.ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True)
+  process = subprocess.Popen([sys.executable, "-m", "jepa.main", *main_args(tmp_path)], cwd=runs.ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   path, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 200
-  while time.monotonic() < deadline and process.poll() is None and not (path.exists() and path.read_text().count("\n") >= 2):
+  while (time.monotonic() < deadline and process.poll() is None
+         and not (path.exists() and path.read_text().count("\n") >= 2)):
     time.sleep(0.001)
   process.send_signal(signal.SIGTERM)
   output = process.communicate(timeout=200)[0]
@@ -109,17 +114,20 @@ def test_resume_on_another_mesh(whole, tmp_path):
   assert train.run(other, tmp_path / "copy") == 0
   state = last_state(other, tmp_path / "copy")
   assert int(state.step) == TOTAL
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3), state.params, expected.params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3),
+               state.params, expected.params)
 
 
 # Orbax reads in threads of its own, and some of their errors come up again when the threads are gone.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
+                            "ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("damage", ["truncate", "delete", "one bit", "metadata"])
 def test_a_damaged_newest_checkpoint_falls_back_loudly(whole, tmp_path, damage, caplog):
   c, workdir, expected = whole
   shutil.copytree(workdir, tmp_path / "copy")
   newest = tmp_path / "copy" / "checkpoints" / str(TOTAL)
-  victim = newest / "_CHECKPOINT_METADATA" if damage == "metadata" else next((newest / "state" / "d").iterdir())
+  victim = (newest / "_CHECKPOINT_METADATA" if damage == "metadata"
+            else next((newest / "state" / "d").iterdir()))
   data = bytearray(victim.read_bytes())
   if damage == "delete":
     victim.unlink()
@@ -140,7 +148,8 @@ def test_another_architecture_is_refused_with_the_differences(whole):
   _, workdir, _ = whole
   other = tiny()
   other.args.projector = dict(widths=(32, 24))
-  with pytest.raises(checkpoint.Mismatch, match=r"args.projector.widths: \[32, 16\] in the workdir, \[32, 24\] now"):
+  with pytest.raises(checkpoint.Mismatch,
+                     match=r"args.projector.widths: \[32, 16\] in the workdir, \[32, 24\] now"):
     train.run(other, workdir)
 
 
@@ -149,7 +158,8 @@ def test_checkpoint_itself_refuses_other_shapes(whole):
   other = tiny()
   other.args.projector = dict(widths=(32, 24))
   exp = experiment.build(other)
-  with pytest.raises(checkpoint.Mismatch, match=r"projector/out/kernel: \(32, 16\) in the checkpoint, \(32, 24\) wanted"):
+  with pytest.raises(checkpoint.Mismatch,
+                     match=r"projector/out/kernel: \(32, 16\) in the checkpoint, \(32, 24\) wanted"):
     experiment.load(str(workdir), exp.abstract, exp.shardings)
 
 
@@ -183,11 +193,13 @@ def test_non_finite_stops_with_step_and_examples_and_keeps_the_good_checkpoint(t
       broken = state._replace(step=state.step + 1)
       pick = lambda a, b: jax.tree.map(lambda x, y: jax.numpy.where(bad, x, y), a, b)
       after = pick(broken._replace(key=0), after._replace(key=0))._replace(key=state.key)
-      return after, metrics | {"loss": jax.numpy.where(bad, jax.numpy.nan, metrics["loss"]), "skipped": jax.numpy.where(bad, 1.0, 0.0)}
+      return after, metrics | {"loss": jax.numpy.where(bad, jax.numpy.nan, metrics["loss"]),
+                               "skipped": jax.numpy.where(bad, 1.0, 0.0)}
     return exp._replace(step=step)
 
   monkeypatch.setattr(experiment, "build", poisoned)
-  with pytest.raises(train.NonFinite, match=r"step 14: loss nan.*examples \[\d+, .*The last checkpoint is good"):
+  with pytest.raises(train.NonFinite,
+                     match=r"step 14: loss nan.*examples \[\d+, .*The last checkpoint is good"):
     train.run(c, tmp_path / "stop")
   assert checkpoint.steps(tmp_path / "stop" / "checkpoints") == [6, 12]
 
@@ -246,5 +258,6 @@ def test_after_a_short_run_nothing_has_collapsed_and_knn_beats_chance(name, tmp_
   c = runs.config(name, None, total="60 steps", mesh=dict(data=-1, fsdp=1, tensor=1))
   c.eval.online, c.eval.final, c.eval.report, c.eval.alarm = (), ("knn", "collapse"), False, "stop"
   assert train.run(c, tmp_path) == 0
-  values = {r["metric"]: r["mean"] for r in json.loads((tmp_path / "results.json").read_text()) if r["row"] == "trained encoder"}
+  values = {r["metric"]: r["mean"] for r in json.loads((tmp_path / "results.json").read_text())
+            if r["row"] == "trained encoder"}
   assert values["knn"] > 0.5 and values["rankme"] > 5

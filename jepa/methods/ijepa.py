@@ -1,4 +1,5 @@
-"""I-JEPA (Assran et al., 2023, arXiv 2301.08243): predict the representations of target blocks from a context block.
+"""I-JEPA (Assran et al., 2023, arXiv 2301.08243): predict the representations of target blocks from a context
+block.
 
   s_x = encoder(x, context tokens)                    [B K D]
   s_y = normalise(stop_gradient(target(x)))           [B N D], target = EMA of the encoder, of the whole image
@@ -18,21 +19,25 @@ from jepa.models import vit
 from jepa.types import Features, Method
 
 
-def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0),
-         sigreg: Mapping | None = None, view: Mapping | None = None, photometric: Mapping | None = None, target_layers: int = 0, target_norm: str = "layer", beta: float = 1.0,
-         mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25, steps: int) -> Method:
+def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
+         ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0), sigreg: Mapping | None = None,
+         view: Mapping | None = None, photometric: Mapping | None = None, target_layers: int = 0,
+         target_norm: str = "layer", beta: float = 1.0, mean: float | Sequence[float] = 0.5,
+         std: float | Sequence[float] = 0.25, steps: int) -> Method:
   """I-JEPA.
 
   Args:
     encoder: keyword arguments of vit.encoder. predictor: of vit.predictor. masks: of masks.multiblock.
-    ema: keyword arguments of schedules.make for the target's momentum. None: the target is the encoder itself.
-    sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image, beside or
-      (with ema None) instead of the EMA target; None: none.
-    view: keyword arguments of views.make for one view, shared by context and targets (a random crop, say); None: the image.
-    photometric: keyword arguments of views.apply_photometric, drawn apart for context and targets, so that colour cannot be
-      carried over (not in the paper); None: none.
-    target_layers: targets are the mean of the normalised outputs of so many last blocks (data2vec, arXiv 2202.03555); 0: of
-      the encoder's output.
+    ema: keyword arguments of schedules.make for the target's momentum. None: the target is the encoder
+      itself.
+    sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image,
+      beside or (with ema None) instead of the EMA target; None: none.
+    view: keyword arguments of views.make for one view, shared by context and targets (a random crop, say);
+      None: the image.
+    photometric: keyword arguments of views.apply_photometric, drawn apart for context and targets, so that
+      colour cannot be carried over (not in the paper); None: none.
+    target_layers: targets are the mean of the normalised outputs of so many last blocks (data2vec, arXiv
+      2202.03555); 0: of the encoder's output.
     target_norm: "layer" (LayerNorm without affine, as released), or "centred" (see losses.prediction.centre).
     beta: of smooth L1. mean, std: of pixels in [0, 1], by channel.
   """
@@ -53,7 +58,8 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
     return params, {"target": jax.tree.map(jnp.copy, params["encoder"])} if momentum else {}
 
   def target(params, x):
-    """Normalised targets [B N D], and the shares of their variance that position and image explain before centring."""
+    """Normalised targets [B N D], and the shares of their variance that position and image explain before
+    centring."""
     if target_layers:
       h = prediction.layer_norm(enc.apply(params, x, None, target_layers)).mean(0)
     else:
@@ -64,19 +70,23 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {}, ema: Mapp
     k_view, k_masks, k_slices, k_context, k_target = jax.random.split(key, 5)
     image = views.to_float(batch["image"])
     image = recipe(k_view, image)[0][0] if recipe else image
-    recolour = lambda k: views.each(views.apply_photometric, k, image, **photometric) if photometric else image
+    recolour = lambda k: (
+        views.each(views.apply_photometric, k, image, **photometric) if photometric else image)
     x, x_target = (views.standardise(recolour(k), mean, std) for k in (k_context, k_target))
     grid = vit.grid_of(x, patch)
     context, targets = sample(k_masks, x.shape[0], grid)
 
-    s_y, (position, whole) = jax.lax.stop_gradient(target(extra["target"] if momentum else params["encoder"], x_target))
+    s_y, (position, whole) = jax.lax.stop_gradient(
+        target(extra["target"] if momentum else params["encoder"], x_target))
     s_x = enc.apply(params["encoder"], x, context)
     guess = pred.apply(params["predictor"], s_x, context, targets, grid)
     value = prediction.smooth_l1(guess, mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
     # What the position alone would say: the loss falls below this only where the context is used.
     blind = jnp.broadcast_to(s_y.mean(0), s_y.shape)
-    by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets), mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
-    metrics = {"prediction": value, "by_position": by_position, "position_share": position, "image_share": whole,
+    by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets),
+                                       mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
+    metrics = {"prediction": value, "by_position": by_position,
+               "position_share": position, "image_share": whole,
                "target_std": s_y.std(0).mean(), "variance_ratio": _variance(guess, targets.valid) / _variance(
                    mask_samplers.gather(s_y, targets), targets.valid)}
     if sigreg is not None:
