@@ -72,7 +72,8 @@ def test_kill_9_at_a_random_step_and_the_same_command_again(whole, tmp_path):
   c, _, expected = whole
   process = subprocess.Popen([sys.executable, "-m", "jepa.main", *main_args(tmp_path)], cwd=runs.ROOT,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-  stop_at, path = random.randrange(7, TOTAL - 2), tmp_path / "metrics.jsonl"
+  stop_at = random.randrange(13, TOTAL - 2)     # the save at 12 waited for the one at 6 to be complete
+  path = tmp_path / "metrics.jsonl"
   deadline = time.monotonic() + 200
   while time.monotonic() < deadline and process.poll() is None:
     if path.exists() and len(path.read_text().splitlines()) >= stop_at:
