@@ -20,7 +20,14 @@ class Case:
     self.state = jax.device_get(experiment.initial_state(self.exp)._replace(key=0))
     self.batches = runs.batches(self.exp, 2)
     self.loss = jax.jit(self.method.loss)
+    self.traces = 0
+    self.step = jax.jit(self._counted_step)
     self.grad = jax.jit(jax.grad(self.method.loss, argnums=(0, 1), has_aux=True, allow_int=True))
+
+
+  def _counted_step(self, state, batch):
+    self.traces += 1
+    return self.exp.step(state, batch)
 
 
 @functools.cache
@@ -115,25 +122,17 @@ def test_without_the_stop_gradient_the_contract_fails(monkeypatch):
 
 
 def test_three_steps_one_compile(case):
-  traces = 0
-
-  def step(state, batch):
-    nonlocal traces
-    traces += 1
-    return case.exp.step(state, batch)
-
-  f = jax.jit(step)
   state = case.state._replace(key=jax.random.key(0))
   for i in range(3):
-    state, metrics = f(state, case.batches[i % 2])
-  assert traces == 1 and int(state.step) == 3
+    state, _ = case.step(state, case.batches[i % 2])
+  assert case.traces == 1 and int(state.step) == 3
   assert not runs.equal(state.params, case.state.params)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(case):
   poisoned = jax.tree.map(lambda x: np.full_like(x, np.nan) if x.ndim else x, case.state.params)
   state = case.state._replace(params=poisoned, key=jax.random.key(0))
-  after, metrics = jax.jit(case.exp.step)(state, case.batches[0])
+  after, metrics = case.step(state, case.batches[0])
   assert float(metrics["skipped"]) == 1.0 and int(after.step) == 1
   assert runs.equal(after.opt, state.opt)
   assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True),
