@@ -19,7 +19,6 @@ from jepa.experiment import Experiment
 from jepa.types import TrainState
 
 
-
 def features_of(exp: Experiment, state: TrainState, train: sources.Source,
                 test: sources.Source) -> feature_lib.FeatureSet:
   """Frozen features of both splits."""

@@ -91,7 +91,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x "
             f"{jax.devices()[0].device_kind}, {step_flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
     meter = _Meter(exp, step_flops, data, first)
-    watch, last = _Watch(cfg["nonfinite"], first), {}
+    watch, last = _Watch(cfg["nonfinite"]), {}
     every = {k: max(1, cfg[k]["every"]) for k in ("checkpoint", "eval", "log")}
 
     def settle(upto: int) -> None:
@@ -104,7 +104,6 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
           last.update(scalars)
 
     def save() -> None:
-      checkpointer.wait()
       checkpoint.save(checkpointer, state, data=data.get_state(), config=configs.plain(c))
 
     for step in range(first + 1, total + 1):
@@ -179,9 +178,8 @@ class _Meter:
 class _Watch:
   """Metrics on their way: kept on the device until read, in order, and checked for being finite."""
 
-  def __init__(self, tolerate: int, first: int):
-    self._pending = collections.deque()
-    self._tolerate, self._bad, self._last_good = tolerate, 0, first
+  def __init__(self, tolerate: int):
+    self._pending, self._tolerate, self._bad = collections.deque(), tolerate, 0
 
   def add(self, step: int, metrics, index: jax.Array) -> None:
     self._pending.append((step, metrics, index))

@@ -80,15 +80,15 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
         target(extra["target"] if momentum else params["encoder"], x_target))
     s_x = enc.apply(params["encoder"], x, context)
     guess = pred.apply(params["predictor"], s_x, context, targets, grid)
-    value = prediction.smooth_l1(guess, mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
+    goal = mask_samplers.gather(s_y, targets)
+    value = prediction.smooth_l1(guess, goal, targets.valid, beta=beta)
     # What the position alone would say: the loss falls below this only where the context is used.
     blind = jnp.broadcast_to(s_y.mean(0), s_y.shape)
-    by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets),
-                                       mask_samplers.gather(s_y, targets), targets.valid, beta=beta)
+    by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets), goal, targets.valid, beta=beta)
     metrics = {"prediction": value, "by_position": by_position,
                "position_share": position, "image_share": whole,
-               "target_std": s_y.std(0).mean(), "variance_ratio": _variance(guess, targets.valid) / _variance(
-                   mask_samplers.gather(s_y, targets), targets.valid)}
+               "target_std": s_y.std(0).mean(),
+               "variance_ratio": _variance(guess, targets.valid) / _variance(goal, targets.valid)}
     if sigreg is not None:
       pooled = enc.apply(params["encoder"], x).mean(1)
       metrics["sigreg"] = sigreg_loss.sigreg(pooled, k_slices, slices=sigreg.get("slices", 256))
