@@ -13,33 +13,70 @@ import numpy as np
 
 from jepa import experiment, logs, sharding
 from jepa.data import sources
-from jepa.evals import collapse, features as feature_lib, suite
+from jepa.evals import collapse, features as feature_lib, finetune, segment, suite
 from jepa.evals.suite import PIXELS, TRAINED, UNTRAINED
 from jepa.experiment import Experiment
 from jepa.types import TrainState
 
 
-def features_of(exp: Experiment, state: TrainState, train: sources.Source,
-                test: sources.Source) -> feature_lib.FeatureSet:
-  """Frozen features of both splits."""
+def features_of(exp: Experiment, state: TrainState, train: sources.Source, test: sources.Source,
+                names: Sequence[str] = ()) -> feature_lib.FeatureSet:
+  """Frozen features of both splits, and what those of the evaluators `names` need beside them."""
   on_batch = sharding.of_batch(exp.mesh)
   embed = jax.jit(exp.method.embed, out_shardings=sharding.replicated(exp.mesh))
-  extract = functools.partial(feature_lib.extract, lambda b: embed(state.params, state.extra, b),
-                              batch=_batch(exp), pool=exp.config["eval"]["pool"],
-                              put=lambda b: jax.device_put(b, on_batch))
-  return feature_lib.FeatureSet(*extract(train), *extract(test))
+  params, extra = state.params, state.extra         # closures may outlive the state; its optimizer need not
+  extract = functools.partial(feature_lib.extract, lambda b: embed(params, extra, b), batch=_batch(exp),
+                              pool=exp.config["eval"]["pool"], put=lambda b: jax.device_put(b, on_batch))
+  found = feature_lib.FeatureSet(*extract(train), *extract(test))
+  if "segment" in names and (grid := _grid(exp, train, test)):
+    flat = functools.partial(extract, pool="flat")
+    of = lambda part: flat(part)[0].reshape(part.length, grid ** 2, -1)
+    found = found._replace(tokens=functools.partial(_tokens, of, grid, train, test))
+  if "finetune" in names:
+    found = found._replace(tune=functools.partial(_tune, exp, params, extra, train, test))
+  return found
 
 
-def _batch(exp: Experiment) -> int:
-  """The evaluation batch, rounded up to what the mesh splits evenly."""
+def _batch(exp: Experiment, wanted: int | None = None) -> int:
+  """A batch, by default that of evaluation, rounded up to what the mesh splits evenly."""
   pieces = exp.mesh.shape["data"] * exp.mesh.shape["fsdp"]
-  return -(-exp.config["eval"]["batch"] // pieces) * pieces
+  return -(-(wanted or exp.config["eval"]["batch"]) // pieces) * pieces
 
 
-def floors(exp: Experiment, train: sources.Source, test: sources.Source) -> dict[str, feature_lib.FeatureSet]:
+def _grid(exp: Experiment, train: sources.Source, test: sources.Source) -> int:
+  """Cells a side of the encoder's tokens; 0 where there are no masks, or no square grid to lay over them."""
+  if any(s.arrays is None or "mask" not in s.arrays or s.shape[0] != s.shape[1] for s in (train, test)):
+    return 0
+  count = jax.eval_shape(exp.method.embed, exp.abstract.params, exp.abstract.extra, exp.batch).tokens.shape[1]
+  side = round(count ** 0.5)
+  return side if side * side == count and side <= train.shape[0] else 0
+
+
+def _tokens(of: Callable[[sources.Source], np.ndarray], grid: int, train: sources.Source,
+            test: sources.Source, *, images: int, seed: int) -> feature_lib.TokenSet:
+  """Tokens, and labels of the cells, of at most so many images of each split."""
+  found = []
+  for source in (train, test):
+    part = _limited(source, images, seed)
+    found += [of(part), segment.cells(part.arrays["mask"], grid)]
+  return feature_lib.TokenSet(*found)
+
+
+def _tune(exp: Experiment, params, extra, train: sources.Source, test: sources.Source, *, batch: int,
+          **settings) -> tuple[float, dict]:
+  """Fine-tunes on the mesh: the state on every device, batches split."""
+  return finetune.train(exp.method.embed, params, extra, train, test, batch=_batch(exp, batch), **settings,
+                        shardings=(sharding.replicated(exp.mesh), sharding.of_batch(exp.mesh)))
+
+
+def floors(exp: Experiment, train: sources.Source, test: sources.Source,
+           names: Sequence[str] = ()) -> dict[str, feature_lib.FeatureSet]:
   """Raw pixels, and the same encoder untrained (the state at step 0 of this seed)."""
-  return {PIXELS: feature_lib.FeatureSet(*feature_lib.pixels(train), *feature_lib.pixels(test)),
-          UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test)}
+  pixels = feature_lib.FeatureSet(*feature_lib.pixels(train), *feature_lib.pixels(test))
+  if "segment" in names and (grid := _grid(exp, train, test)):
+    of = lambda part: segment.pixels(part.arrays["image"], grid)
+    pixels = pixels._replace(tokens=functools.partial(_tokens, of, grid, train, test))
+  return {PIXELS: pixels, UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test, names)}
 
 
 def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step: int) -> dict:
@@ -62,7 +99,8 @@ def online(exp: Experiment,
   cached_floors(exp, workdir, names, train, test)
 
   def probe(state, step, metrics):
-    rows = run({TRAINED: features_of(exp, state, train, test)}, protocol=protocol(exp, train, test, step))
+    rows = run({TRAINED: features_of(exp, state, train, test, names)},
+               protocol=protocol(exp, train, test, step))
     return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows, metrics)
   return probe
 
@@ -78,7 +116,7 @@ def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, t
     saved = json.loads(path.read_text())
     if saved.get("mark") == mark:
       return saved["rows"]
-  rows = suite.run(list(names), floors(exp, train, test), seed=exp.config["seed"],
+  rows = suite.run(list(names), floors(exp, train, test, names), seed=exp.config["seed"],
                    protocol=protocol(exp, train, test, 0), settings=exp.config["eval"]["args"])
   logs.write_json(path, {"mark": mark, "rows": rows})
   return rows
@@ -93,7 +131,8 @@ def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str
   """All evaluations with their floors: prints the table, writes results.json and the report; returns
   alarms."""
   workdir, names = Path(workdir), list(names or exp.config["eval"]["final"])
-  by_row = floors(exp, exp.train, exp.test) | {TRAINED: features_of(exp, state, exp.train, exp.test)}
+  by_row = (floors(exp, exp.train, exp.test, names)
+            | {TRAINED: features_of(exp, state, exp.train, exp.test, names)})
   rows = suite.run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
                    protocol=protocol(exp, exp.train, exp.test, int(state.step)))
   if jax.process_index() == 0:
@@ -105,11 +144,11 @@ def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str
   return alarms(rows)
 
 
-def _limited(source: sources.Source, limit: int) -> sources.Source:
-  """A fixed random subset of a source, for evaluations during training."""
+def _limited(source: sources.Source, limit: int, seed: int = 0) -> sources.Source:
+  """A fixed random subset of a source: for evaluations during training, or of many tokens an image."""
   if not limit or limit >= source.length:
     return source
-  index = np.sort(np.random.default_rng(0).permutation(source.length)[:limit])
+  index = np.sort(np.random.default_rng(seed).permutation(source.length)[:limit])
   arrays = source.arrays and {k: v[index] for k, v in source.arrays.items()}
   return source._replace(length=limit, get=lambda i: source.get(int(index[i])), arrays=arrays,
-                         describe=f"{source.describe}, {limit} of them at random (seed 0)")
+                         describe=f"{source.describe}, {limit} of them at random (seed {seed})")

@@ -66,6 +66,8 @@ def build(c: ConfigDict) -> Experiment:
   # 5. The state, abstract first, so that nothing is ever made unsharded.
   spec = lambda shape, dtype: jax.ShapeDtypeStruct((raw["batch"], *shape), dtype)
   batch = {"image": spec(train.shape, jnp.uint8), "label": spec((), jnp.int32), "index": spec((), jnp.int32)}
+  if train.text:
+    batch["text"] = spec((train.text,), jnp.int32)
   # Two images are enough for shapes; a batch of zeros in full would cost memory and a long trace of nothing.
   zeros = {k: jnp.zeros((min(2, s.shape[0]), *s.shape[1:]), s.dtype) for k, s in batch.items()}
   init = functools.partial(states.init, method=method, tx=tx)

@@ -167,6 +167,48 @@ def _sample_one(key, grid, size, blocks, target_scale, target_aspect, context_sc
   return Masks(context, jax.vmap(lambda b: _tokens_of(b, grid, size.target))(targets))
 
 
+def split(key: jax.Array, batch: int, tokens: int, keep: int) -> tuple[Tokens, Tokens]:
+  """(visible [B keep], hidden [B tokens - keep]): a uniform random part of the grid for each image (MAE,
+  arXiv 2111.06377)."""
+  order = jnp.argsort(jax.random.uniform(key, (batch, tokens)), axis=1).astype(jnp.int32)
+  every = lambda index: Tokens(index, jnp.ones(index.shape, bool))
+  return every(order[:, :keep]), every(order[:, keep:])
+
+
+def hide(key: jax.Array, batch: int, grid: tuple[int, int], *, share: Sequence[float], blocks: bool = True,
+         min_block: int = 4, aspect: Sequence[float] = (0.3, 1 / 0.3), draws: int = 16) -> jax.Array:
+  """bool [B N]: hidden tokens, of each image a share of the grid uniform in `share`, rounded.
+
+  Args:
+    blocks: in blocks of at least `min_block` tokens and log-uniform aspect ratio, as BEiT draws them (arXiv
+      2106.08254, algorithm 1: a block never overshoots what is left to hide); what `draws` tries leave over
+      is hidden at random, so that the number is exact. Otherwise uniformly at random (SimMIM).
+  """
+  n = grid[0] * grid[1]
+
+  def one(k):
+    k_count, k_blocks, k_rest = jax.random.split(k, 3)
+    count = jnp.round(n * jax.random.uniform(k_count, (), minval=share[0], maxval=share[1]))
+    covered = jnp.zeros(n, bool)
+    if blocks:
+      def add(covered, k):
+        u = jax.random.uniform(k, (4,))
+        left = count - covered.sum()
+        area = min_block + u[0] * jnp.maximum(left - min_block, 0)
+        ratio = jnp.exp(math.log(aspect[0]) + u[1] * (math.log(aspect[1]) - math.log(aspect[0])))
+        height = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, grid[0]).astype(jnp.int32)
+        width = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, grid[1]).astype(jnp.int32)
+        place = lambda r, room: jnp.minimum((r * room).astype(jnp.int32), room - 1)
+        block = _Block(place(u[2], grid[0] - height + 1), place(u[3], grid[1] - width + 1), height, width)
+        more = covered | _inside(block, grid)
+        return jnp.where(more.sum() <= count, more, covered), None
+      covered = jax.lax.scan(add, covered, jax.random.split(k_blocks, draws))[0]
+    first = jnp.argsort(jnp.where(covered, -1.0, jax.random.uniform(k_rest, (n,))))
+    return jnp.zeros(n, bool).at[first].set(jnp.arange(n) < count)
+
+  return jax.vmap(one)(jax.random.split(key, batch))
+
+
 def gather(tokens_BND: jax.Array, tokens: Tokens) -> jax.Array:
   """tokens_BND [B N D] at tokens.index [B K] -> [B K D], or [B M K] -> [B M K D]."""
   b, shape = tokens_BND.shape[0], tokens.index.shape

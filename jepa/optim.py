@@ -25,6 +25,7 @@ class Group(NamedTuple):
   match: str
   lr: float = 1.0         # factor on the learning rate; 0 freezes
   decay: float = 1.0      # factor on the weight decay
+  start: int = 0          # steps before which the group is frozen
 
 
 def path_of(path) -> str:
@@ -95,10 +96,17 @@ def _scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
   return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates, params))
 
 
+class GroupSteps(NamedTuple):
+  count: jax.Array
+
+
 def _scale_by_group(groups) -> optax.GradientTransformation:
   if not groups:
     return optax.identity()
-  def scale(updates: PyTree, params=None):
+  def update(updates: PyTree, state, params=None):
     del params
-    return jax.tree_util.tree_map_with_path(lambda p, u: u * _group(p, groups).lr, updates)
-  return optax.stateless(scale)
+    def one(path, u):
+      group = _group(path, groups)
+      return u * (group.lr * jnp.where(state.count >= group.start, 1.0, 0.0)).astype(u.dtype)
+    return jax.tree_util.tree_map_with_path(one, updates), GroupSteps(state.count + 1)
+  return optax.GradientTransformation(lambda params: GroupSteps(jnp.zeros((), jnp.int32)), update)

@@ -4,20 +4,66 @@ Images are float in [0, 1], [B H W C].
 A recipe is a function (key, images) -> groups: a tuple of arrays [V B h w C]; the first group holds the
 global views, the others local ones. Every image and every view draws its own parameters.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Recipe = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
+_COLOR = dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter=0.8, gray=0.2)
+
+# BYOL's two views differ (arXiv 2006.07733, appendix B).
+_FIRST, _SECOND = dict(**_COLOR, blur=1.0), dict(**_COLOR, blur=0.1, solarize=0.2)
+
+# Keyword arguments of `crop_views` as published, but for the size, which is 224 in all of them.
+PUBLISHED: dict[str, dict] = {
+    # arXiv 2002.05709, appendix A: colour strength 1.
+    "simclr": dict(count=2, scale=(0.08, 1.0), photometric=dict(
+        brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter=0.8, gray=0.2, blur=0.5)),
+    # arXiv 2006.07733, appendix B; Barlow Twins and VICReg take the same.
+    "byol": dict(count=2, scale=(0.08, 1.0), photometric=(_FIRST, _SECOND)),
+    # arXiv 2104.02057: BYOL's. Its ResNet-50 crops (0.2, 1).
+    "mocov3": dict(count=2, scale=(0.08, 1.0), photometric=(_FIRST, _SECOND)),
+    # arXiv 2104.14294: BYOL's pair, and local crops blurred half of the time.
+    "dino": dict(count=2, scale=(0.4, 1.0), photometric=(_FIRST, _SECOND), local_count=8, local_size=96,
+                 local_scale=(0.05, 0.4), local_photometric=dict(**_COLOR, blur=0.5)),
+    # arXiv 2111.06377: no photometry.
+    "mae": dict(count=1, scale=(0.2, 1.0)),
+    # arXiv 2511.08544. The released Imagenette example has colour strengths 0.8, 0.8, 0.8, 0.2.
+    "lejepa": dict(count=2, scale=(0.3, 1.0), photometric=dict(**_COLOR, blur=0.5, solarize=0.2),
+                   local_count=6, local_size=98, local_scale=(0.05, 0.3)),
+    # arXiv 1409.4842, and every ResNet since.
+    "supervised": dict(count=1, scale=(0.08, 1.0)),
+}
+
 
 def make(*, kind: str, **args) -> Recipe:
-  """A recipe by name: "affine", "crops"."""
+  """A recipe by name: "affine", "crops", or a row of `PUBLISHED` (see `published`)."""
   recipes = {"affine": affine_views, "crops": crop_views}
+  if kind in PUBLISHED:
+    return published(kind, **args)
   if kind not in recipes:
-    raise ValueError(f"view recipe {kind!r} is unknown; choose one of {', '.join(recipes)}")
+    raise ValueError(f"view recipe {kind!r} is unknown; choose one of {', '.join([*recipes, *PUBLISHED])}")
   return recipes[kind](**args)
+
+
+def published(kind: str, /, *, size: int, small: bool = False, **overrides) -> Recipe:
+  """`crop_views` with the row `kind` of `PUBLISHED`, whose fields `overrides` replace.
+
+  Args:
+    size: of the global crops, in pixels.
+    small: no blur, as recipes for 32 pixels have it: a tenth of the side would be a kernel of 3. (SimCLR's
+      CIFAR-10 recipe also halves the colour strength: 2002.05709, B.9.)
+  """
+  fields = PUBLISHED[kind] | overrides
+  if small:
+    sharp = lambda p: dict(p, blur=0.0) if isinstance(p, Mapping) else p and [sharp(q) for q in p]
+    fields |= {k: sharp(fields[k]) for k in ("photometric", "local_photometric") if k in fields}
+  return crop_views(size=size, **fields)
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -56,28 +102,65 @@ def affine_views(*, count: int = 2, rotate: float = 20.0, scale: Sequence[float]
 def crop_views(*, count: int = 1, size: int, scale: Sequence[float] = (0.3, 1.0),
                aspect: Sequence[float] = (3 / 4, 4 / 3), flip: float = 0.5, local_count: int = 0,
                local_size: int = 0, local_scale: Sequence[float] = (0.05, 0.3),
-               photometric: dict | None = None) -> Recipe:
+               photometric: Mapping | Sequence[Mapping | None] | None = None,
+               local_photometric: Mapping | None = None) -> Recipe:
   """Random resized crops: `count` global ones of `size` pixels and `local_count` of `local_size`,
   then flip and photometry.
 
   Args:
     scale, aspect: ranges of a crop's share of the area and of its width / height (torchvision's law).
-      flip: probability.
-    photometric: keyword arguments of `photometric`, or None.
+      flip: probability. A crop may have fewer pixels than `size`; it is then enlarged.
+    photometric: keyword arguments of `apply_photometric`, or None for none; a sequence has one for each
+      global view. local_photometric: of the local views; None is the last of `photometric`.
+
+  Raises:
+    ValueError: sizes, ranges or the number of photometric sets do not fit; names the field.
   """
-  def group(key, images, count, size, scale):
-    def view(k):
-      k_crop, k_flip, k_photo = jax.random.split(k, 3)
+  _check_range("scale", scale)
+  if local_count:
+    _check_range("local_scale", local_scale)
+    if not 0 < local_size <= size:
+      raise ValueError(f"local_size = {local_size} of {local_count} local views beside global ones of {size} "
+                       "pixels: must be in 1 .. size; set local_size, or local_count = 0 for no local views")
+  sets = ([photometric] * count if photometric is None or isinstance(photometric, Mapping)
+          else list(photometric))
+  if len(sets) != count:
+    raise ValueError(f"photometric has {len(sets)} sets for {count} global views: give one for each, "
+                     "or a single one for all")
+  local_sets = [sets[-1] if local_photometric is None else local_photometric] * local_count
+  for chosen in sets + local_sets:
+    _check_photometric(chosen)
+
+  def group(key, images, sets, size, scale):
+    def geometry(k):
+      k_crop, k_flip = jax.random.split(k)
       x = each(random_resized_crop, k_crop, images, size=size, scale=tuple(scale), aspect=tuple(aspect))
-      x = each(random_flip, k_flip, x, probability=flip) if flip else x
-      return each(apply_photometric, k_photo, x, **photometric) if photometric is not None else x
-    return jax.vmap(view)(jax.random.split(key, count))
+      return each(random_flip, k_flip, x, probability=flip) if flip else x
+
+    color = lambda k, x, chosen: x if chosen is None else each(apply_photometric, k, x, **chosen)
+    k_geometry, k_color = (jax.random.split(k, len(sets)) for k in jax.random.split(key))
+    x = jax.vmap(geometry)(k_geometry)
+    if all(s == sets[0] for s in sets):      # traced and compiled once
+      return jax.vmap(lambda k, v: color(k, v, sets[0]))(k_color, x)
+    return jnp.stack([color(k, v, s) for k, v, s in zip(k_color, x, sets)])
 
   def recipe(key, images):
     k_global, k_local = jax.random.split(key)
-    groups = (group(k_global, images, count, size, scale),)
-    return groups + ((group(k_local, images, local_count, local_size, local_scale),) if local_count else ())
+    groups = (group(k_global, images, sets, size, scale),)
+    return groups + ((group(k_local, images, local_sets, local_size, local_scale),) if local_sets else ())
   return recipe
+
+
+def _check_range(name, share):
+  low, high = share
+  if not 0 < low <= high <= 1:
+    raise ValueError(f"{name} = ({low}, {high}): shares of the image's area, so 0 < low <= high <= 1")
+
+
+def _check_photometric(chosen):
+  known = list(inspect.signature(apply_photometric).parameters)[2:]
+  if unknown := sorted(set(chosen or ()) - set(known)):
+    raise ValueError(f"photometric has no option {', '.join(unknown)}; choose among {', '.join(known)}")
 
 
 def each(transform, key, images, **args):
@@ -148,15 +231,26 @@ def random_resized_crop(key: jax.Array, image: jax.Array, *, size: int, scale, a
   centred = jnp.where(fits.any(), 0.0, 1.0)
   top = jnp.where(centred, jnp.round((h - side_h) / 2), jnp.floor(u * (h - side_h + 1)))
   left = jnp.where(centred, jnp.round((w - side_w) / 2), jnp.floor(v * (w - side_w + 1)))
-  zoom = jnp.array([size / side_h, size / side_w])
-  return crop_and_resize(image, jnp.array([top, left]), zoom, size)
+  return crop_and_resize(image, jnp.array([top, left]), jnp.array([side_h, side_w]), size)
 
 
-def crop_and_resize(image: jax.Array, corner: jax.Array, zoom: jax.Array, size: int) -> jax.Array:
-  """The crop whose top left is `corner` [2], enlarged by `zoom` [2] (bilinear, antialiased where it shrinks),
-  size x size."""
-  return jax.image.scale_and_translate(image, (size, size, image.shape[-1]), (0, 1), zoom, -corner * zoom,
-                                       "linear")
+def crop_and_resize(image: jax.Array, corner: jax.Array, sides: jax.Array, size: int) -> jax.Array:
+  """The box of `sides` [2] pixels whose top left is `corner` [2], cut out and then resized to size x size:
+  bilinear, antialiased where it shrinks. No pixel outside the box is read."""
+  rows, columns = (_resize_weights(image.shape[i], corner[i], sides[i], size) for i in range(2))
+  out = jnp.einsum("sh,hwc,tw->cst", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
+  return jnp.moveaxis(out, 0, -1)            # planes, as photometry takes them
+
+
+def _resize_weights(length, start, side, size):
+  """[size length]: output pixel i as an average of the pixels start .. start + side - 1 of `length`, by a
+  triangle as wide as an output pixel, or as an input pixel where that is wider."""
+  stretch = side / size
+  centres = start + (jnp.arange(size) + 0.5) * stretch
+  pixels = jnp.arange(length) + 0.5
+  weights = jnp.maximum(0.0, 1 - jnp.abs(pixels - centres[:, None]) / jnp.maximum(stretch, 1.0))
+  weights = jnp.where((pixels > start) & (pixels < start + side), weights, 0.0)
+  return weights / weights.sum(1, keepdims=True)
 
 
 def random_flip(key: jax.Array, image: jax.Array, *, probability: float) -> jax.Array:
@@ -186,59 +280,119 @@ def random_erase(key: jax.Array, image: jax.Array, *, side: float) -> jax.Array:
 
 
 # Photometry. SimCLR's set (arXiv 2002.05709, appendix A) with BYOL's solarisation.
-# image [H W 3] in [0, 1] in and out.
+# image [H W 3] in [0, 1] in and out. Inside, the three channels are planes of their own: arithmetic on arrays
+# whose last axis has length 3 is several times slower on CPUs.
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def apply_photometric(key: jax.Array, image: jax.Array, *, brightness: float = 0.4, contrast: float = 0.4,
                       saturation: float = 0.2, hue: float = 0.1, jitter: float = 0.8, gray: float = 0.2,
-                      blur: float = 0.5, blur_sigma=(0.1, 2.0), solarize: float = 0.0) -> jax.Array:
+                      blur: float = 0.5, blur_sigma: Sequence[float] = (0.1, 2.0),
+                      solarize: float = 0.0) -> jax.Array:
   """Colour jitter, grey, blur and solarisation; `jitter`, `gray`, `blur`, `solarize` are probabilities,
-  the rest strengths."""
-  keys = jax.random.split(key, 5)
-  sometimes = lambda k, p, new, old: jnp.where(jax.random.bernoulli(k, p), new, old)
-  x = sometimes(keys[0], jitter, color_jitter(keys[1], image, brightness, contrast, saturation, hue), image)
-  x = sometimes(keys[2], gray, jnp.broadcast_to(luma(x), x.shape), x)
-  k_blur, k_sigma = jax.random.split(keys[3])
-  if blur:
-    sigma = jax.random.uniform(k_sigma, (), minval=blur_sigma[0], maxval=blur_sigma[1])
-    x = sometimes(k_blur, blur, gaussian_blur(x, sigma), x)
-  return sometimes(keys[4], solarize, jnp.where(x >= 0.5, 1 - x, x), x)
+  the rest strengths. What has probability or strength 0 costs nothing.
+
+  Raises:
+    ValueError: jitter or grey of images that are not RGB.
+  """
+  if (jitter or gray) and image.shape[-1] != 3:
+    raise ValueError(f"colour jitter and grey need RGB, not {image.shape[-1]} channel(s): "
+                     "set jitter = 0 and gray = 0 in photometric")
+
+  def step(k, probability, transform, x):
+    if not probability:
+      return x
+    k_whether, k_how = jax.random.split(k)
+    return jnp.where(jax.random.bernoulli(k_whether, probability), transform(k_how, x), x)
+
+  sigma = lambda k: jax.random.uniform(k, (), minval=blur_sigma[0], maxval=blur_sigma[1])
+  keys = jax.random.split(key, 4)
+  x = step(keys[0], jitter, lambda k, x: color_jitter(k, x, brightness, contrast, saturation, hue), image)
+  x = step(keys[1], gray, lambda k, x: jnp.broadcast_to(luma(x), x.shape), x)
+  x = step(keys[2], blur, lambda k, x: gaussian_blur(x, sigma(k)), x)
+  return step(keys[3], solarize, lambda k, x: jnp.where(x >= 0.5, 1 - x, x), x)
 
 
 def luma(image: jax.Array) -> jax.Array:
   """Grey level (ITU-R 601) [H W 1]."""
-  return (image * jnp.array(_LUMA)).sum(-1, keepdims=True)
+  return _luma(image[..., 0], image[..., 1], image[..., 2])[..., None]
 
 
-def color_jitter(key: jax.Array, image: jax.Array, brightness, contrast, saturation, hue) -> jax.Array:
+def _luma(r, g, b):
+  return _LUMA[0] * r + _LUMA[1] * g + _LUMA[2] * b
+
+
+def color_jitter(key: jax.Array, image: jax.Array, brightness: float, contrast: float, saturation: float,
+                 hue: float) -> jax.Array:
   """Brightness, contrast, saturation factors uniform in [max(0, 1 - s), 1 + s] and a hue shift in
-  [-hue, hue], random order."""
-  k_order, *keys = jax.random.split(key, 5)
-  factor = lambda k, s: jax.random.uniform(k, (), minval=max(0.0, 1 - s), maxval=1 + s)
-  b, c, s = (factor(k, v) for k, v in zip(keys, (brightness, contrast, saturation)))
-  shift = jax.random.uniform(keys[3], (), minval=-hue, maxval=hue)
-  blend = lambda x, other, f: jnp.clip(f * x + (1 - f) * other, 0.0, 1.0)
-  steps = (lambda x: blend(x, 0.0, b), lambda x: blend(x, luma(x).mean(), c), lambda x: blend(x, luma(x), s),
-           lambda x: shift_hue(x, shift))
-  order = jax.random.permutation(k_order, 4)
-  for i in range(4):
-    image = jax.lax.switch(order[i], steps, image)
-  return image
+  [-hue, hue], in an order uniform over all."""
+  k_factor, k_shift, k_order = jax.random.split(key, 3)
+  strengths = np.array([brightness, contrast, saturation])
+  low = np.maximum(0, 1 - strengths)
+  factors = low + jax.random.uniform(k_factor, (3,)) * (1 + strengths - low)
+  shift = jax.random.uniform(k_shift, (), minval=-hue, maxval=hue) if hue else None
+  order, turn = jitter_order(k_order, [i for i in range(3) if strengths[i]])
+  return jitter_in_order(image, factors, shift, order, turn)
+
+
+def jitter_order(key: jax.Array, kinds: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+  """(order [n], turn []): the n `kinds` shuffled, and how many of them come before the hue. All (n + 1)!
+  orders are equally likely."""
+  k_order, k_turn = jax.random.split(key)
+  orders = np.array(list(itertools.permutations(kinds)), np.int32)
+  return (jnp.asarray(orders)[jax.random.randint(k_order, (), 0, len(orders))],
+          jax.random.randint(k_turn, (), 0, len(kinds) + 1))
+
+
+def jitter_in_order(image: jax.Array, factors: jax.Array, shift: jax.Array | None, order: jax.Array,
+                    turn: jax.Array) -> jax.Array:
+  """Blends of the kinds `order` (0 brightness, 1 contrast, 2 saturation), f x + (1 - f) other clipped to
+  [0, 1], where other is 0, the mean grey, the pixel's grey; and after `turn` of them the hue `shift`, unless
+  None.
+
+  Which comes when is data, and a branch on data runs all its sides under vmap. So each blend has a place
+  before the hue and one after, and is the identity in one of the two.
+  """
+  def blend(x, place):
+    kind, active = place
+    rest = jnp.where(active, 1 - factors[kind], 0.0)
+    grey = _luma(*x)
+    other = jnp.where(kind == 2, rest, 0.0) * grey + jnp.where(kind == 1, rest, 0.0) * grey.mean()
+    return jnp.clip((1 - rest) * x + other, 0.0, 1.0), None
+
+  # A loop, since it computes x once a blend: unrolled, XLA fuses blends into their consumers, which compute
+  # them again for every channel that they read.
+  blends = lambda x, active: jax.lax.scan(blend, x, (order, active))[0]
+  x = jnp.moveaxis(image, -1, 0)
+  if shift is None:
+    x = blends(x, jnp.ones(len(order), bool))
+  else:
+    early = jnp.arange(len(order)) < turn
+    x = blends(_shift_hue(blends(x, early), shift), ~early)
+  return jnp.moveaxis(x, 0, -1)
 
 
 def shift_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
   """Hue moved by `shift` turns, in HSV."""
-  r, g, b = image[..., 0], image[..., 1], image[..., 2]
-  high, low = image.max(-1), image.min(-1)
+  return jnp.moveaxis(_shift_hue(jnp.moveaxis(image, -1, 0), shift), 0, -1)
+
+
+def _shift_hue(x, shift):
+  """x [3 H W] -> [3 H W]."""
+  r, g, b = x
+  high, low = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
   spread = high - low
-  safe = jnp.where(spread > 0, spread, 1.0)
-  h = (jnp.where(high == r, (g - b) / safe % 6, jnp.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
-       / 6)
-  h = (jnp.where(spread > 0, h, 0.0) + shift) % 1.0
-  k = (jnp.array([5.0, 3.0, 1.0]) + h[..., None] * 6) % 6
-  return high[..., None] - spread[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
+  inverse = jnp.where(spread > 0, 1 / jnp.where(spread > 0, spread, 1.0), 0.0)
+  # in sixths of a turn; grey pixels may have any hue, since their spread is 0
+  h = jnp.where(high == r, (g - b) * inverse,
+                jnp.where(high == g, (b - r) * inverse + 2, (r - g) * inverse + 4)) + 6 * shift
+
+  def plane(start):
+    k = start + h
+    k -= 6 * jnp.floor(k / 6)                # a float remainder is a slow library call
+    return high - spread * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
+  return jnp.stack([plane(5), plane(3), plane(1)])
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -248,7 +402,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
   kernel = jnp.exp(-0.5 * (offsets / sigma) ** 2)
   kernel /= kernel.sum()
   pad = side // 2
-  x = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+  x = jnp.pad(jnp.moveaxis(image, -1, 0), ((0, 0), (pad, pad), (pad, pad)), mode="reflect")
   h, w, _ = image.shape
-  x = sum(kernel[i] * x[i:i + h] for i in range(side))
-  return sum(kernel[i] * x[:, i:i + w] for i in range(side))
+  x = sum(kernel[i] * x[:, i:i + h] for i in range(side))
+  return jnp.moveaxis(sum(kernel[i] * x[..., i:i + w] for i in range(side)), 0, -1)

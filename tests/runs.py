@@ -8,7 +8,8 @@ import numpy as np
 from jepa import experiment
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+STUDIES = ("collapse", "compare", "detail")      # configs of jepa.study, many runs each
+CONFIGS = sorted({p.stem for p in (ROOT / "configs").glob("*.py")} - set(STUDIES))
 
 
 def one_config_per_method() -> list[str]:

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jepa.data import order, pipeline, sources, splits
+from jepa import text
+from jepa.data import memory, order, pipeline, sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 TFDS = pathlib.Path(os.environ.get("JEPA_DATA_DIR") or ROOT.parent / "shared" / "data" / "tfds")
@@ -351,6 +352,9 @@ def test_mnist5k_is_stratified_and_disjoint():
   assert test.arrays["image"].max() == 255 and "mnist5k" in train.describe and "4000" in train.describe
   example = test.get(5)
   assert example["image"].dtype == np.uint8 and example["label"].dtype == np.int32 and example["index"] == 5
+  mask, ink = test.arrays["mask"], test.arrays["image"][..., 0] > 127
+  assert mask.dtype == np.uint8
+  assert np.array_equal(mask, np.where(ink, 1 + test.arrays["label"][:, None, None], 0))
 
 
 def test_digits_and_synthetic():
@@ -460,6 +464,131 @@ def test_decode():
   assert (images.decode(encoded((0, 0, 0, 0), mode="RGBA"), size=4, channels=3) == 255).all()
   assert (images.decode(encoded(200 << 8, mode="I;16"), size=4, channels=1) == 200).all()
   assert images.decode(encoded(7, mode="L"), size=4, channels=3).shape == (4, 4, 3)
+
+
+# ---- masks and captions
+
+
+@pytest.fixture(scope="module")
+def rich(small):
+  """As `small`, with a mask and captions."""
+  arrays = small.arrays
+  said = text.tokenise([f"number {i}" for i in range(50)], 12)
+  return memory.from_arrays(arrays["image"], arrays["label"], classes=4, describe="rich", text=said,
+                            mask=arrays["image"][..., 0])
+
+
+@pytest.mark.parametrize("in_memory", (True, False))
+def test_captions_are_in_batches_and_masks_are_not(small, rich, in_memory):
+  assert (small.text, rich.text) == (0, 12)
+  assert set(rich.get(3)) == {"image", "label", "index", "text", "mask"}
+  reader = stream(rich, in_memory=in_memory)
+  batches = take(reader, 6)
+  reader.close()
+  assert all(set(b) == {"image", "label", "index", "text"} for b in batches)
+  assert all(b["text"].dtype == np.int32 and np.array_equal(b["text"], rich.arrays["text"][b["index"]])
+             for b in batches)
+  source = rich if in_memory else rich._replace(arrays=None)
+  ordered = list(pipeline.epoch(source, batch=16))
+  assert np.array_equal(np.concatenate([b["text"][:n] for b, n in ordered]), rich.arrays["text"])
+  assert set(ordered[0][0]) == set(batches[0]) and not ordered[-1][0]["text"][2:].any()
+  assert indices(batches) == indices(take(stream(small), 6))
+
+
+def test_tokenise():
+  tokens = text.tokenise(["ab", "", "aé", "ñandú", "日本語", "\ud800"], 7)
+  assert tokens.dtype == np.int32 and tokens.shape == (6, 7) and tokens.max() < text.VOCABULARY == 259
+  assert tokens[0].tolist() == [1, ord("a") + 3, ord("b") + 3, 2, 0, 0, 0]
+  assert tokens[1].tolist() == [1, 2, 0, 0, 0, 0, 0]
+  # cut after a whole character: "ñandú" has 7 bytes, each of "日本語" 3
+  assert text.detokenise(tokens) == ["ab", "", "aé", "ñand", "日", "?"]
+  assert all((row == 2).sum() == 1 for row in tokens)
+  with pytest.raises(ValueError, match="at least 3"):
+    text.tokenise(["a"], 2)
+
+
+@pytest.fixture
+def captioned(tmp_path):
+  """Ten images in a folder, the first with two captions, and a TSV file beside it."""
+  (tmp_path / "images").mkdir()
+  for i in range(10):
+    (tmp_path / "images" / f"{i}.png").write_bytes(encoded((20 * i,) * 3))
+  said = ["a grey square", "ein graues Quadrat \u2028 größer", "灰色の正方形"]
+  said += [f"level {i}" for i in range(3, 10)]
+  lines = [f"images/{i}.png\t{s}" for i, s in enumerate(said)] + ["./images/0.png\tagain the first"]
+  path = tmp_path / "all.tsv"
+  path.write_text("\n".join(["filepath\tcaption", *lines, ""]), encoding="utf-8")
+  return path
+
+
+def test_captions(captioned):
+  load = lambda split="all", **kwargs: sources.load("captions", split, path=str(captioned), size=8, **kwargs)
+  source = load()
+  assert (source.length, source.classes, source.shape, source.text) == (11, 0, (8, 8, 3), 64)
+  assert (source.arrays["label"] == -1).all() and source.arrays["text"].dtype == np.int32
+  assert source.arrays["image"][:, 0, 0, 0].tolist() == [*range(0, 200, 20), 0]
+  said = text.detokenise(source.arrays["text"])
+  assert said[1:4] == ["ein graues Quadrat \u2028 größer", "灰色の正方形", "level 3"]
+  assert said[10] == "again the first"
+  assert all(word in source.describe for word in ("captions all.tsv", "11 images 8x8x3", "64 bytes"))
+  assert text.detokenise(load(length=8).arrays["text"])[:3] == ["a grey", "ein gr", "灰色"]
+  # An image is in train or in test, with all of its captions.
+  train, test = load("train"), load("test")
+  levels = [set(s.arrays["image"][:, 0, 0, 0].tolist()) for s in (train, test)]
+  assert train.length + test.length == 11 and len(levels[1]) == 2 and not levels[0] & levels[1]
+  disk = load(in_memory=False, channels=1)
+  assert disk.arrays is None and disk.text == 64
+  reader = stream(disk, batch=4)
+  assert same(take(reader, 4), take(stream(load(channels=1), batch=4), 4))
+  reader.close()
+
+
+def test_captions_with_classes_and_a_broken_image(captioned, warned):
+  lines = captioned.read_text(encoding="utf-8").split("\n")[1:]
+  lines = [f"{line}\t{'cat' if i % 2 else 'ant'}" if i < 8 else line for i, line in enumerate(lines)]
+  captioned.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+  (captioned.parent / "images" / "4.png").write_bytes(b"no image")
+  for in_memory in (True, False):
+    source = sources.load("captions", "all", path=str(captioned), size=8, in_memory=in_memory)
+    assert (source.length, source.classes) == (10, 2) and any("4.png" in line for line in warned)
+    examples = [source.get(i) for i in range(10)]
+    assert [int(e["label"]) for e in examples] == [0, 1, 0, 1, 1, 0, 1, -1, -1, -1]
+    assert text.detokenise(np.stack([e["text"] for e in examples]))[3:5] == ["level 3", "level 5"]
+  (captioned.parent / "images" / "5.png").write_bytes(b"")
+  with pytest.raises(ValueError, match="more than max_bad.*4.png"):
+    sources.load("captions", "all", path=str(captioned), size=8)
+
+
+def test_captions_that_do_not_fit(tmp_path, captioned):
+  load = lambda name="x.tsv", **kwargs: sources.load("captions", "all", path=str(tmp_path / name), size=8,
+                                                     **kwargs)
+  with pytest.raises(FileNotFoundError, match="does not exist; set config.data.args.path"):
+    load()
+  write = lambda content: (tmp_path / "x.tsv").write_bytes(content)
+  for content, match in ((b"", "holds no captions"), (b"image\ttitle\n\n", "holds no captions"),
+                         (b"images/0.png\ta\nimages/1.png a\n", "line 2: 1 columns"),
+                         (b"images/0.png\ta\tb\tc", "line 1: 4 columns"),
+                         (b"images/0.png\t\xff", "not UTF-8")):
+    write(content)
+    with pytest.raises(ValueError, match=match):
+      load()
+  write(b"images/0.png\ta\nimages/11.png\tb\nno.png\tc\nno.png\td")
+  with pytest.raises(FileNotFoundError, match="2 of 3 images do not exist, first images/11.png, no.png"):
+    load()
+  with pytest.raises(ValueError, match="channels = 2"):
+    load("all.tsv", channels=2)
+
+
+def test_a_run_on_captions_has_them_in_its_batch(captioned):
+  from jepa import experiment
+  from tests import runs
+  c = runs.config("quickstart", batch=8)
+  c.data = dict(source="captions", args=dict(path=str(captioned), size=16, length=20), train="all",
+                test="test", workers=0, prefetch=2)
+  exp = experiment.build(c)
+  assert (exp.batch["text"].shape, exp.batch["text"].dtype) == ((8, 20), np.int32)
+  made = runs.batches(exp, 1)[0]
+  assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in exp.batch.items()}
 
 
 # ---- arrays

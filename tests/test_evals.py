@@ -147,6 +147,24 @@ def test_fit_survives_hard_starts():
   np.testing.assert_allclose(found.weight, good.weight, atol=2e-3)
 
 
+def test_a_metric_changes_the_way_and_not_the_minimum():
+  f = blobs(apart=0.7)
+  x = jnp.asarray(F.standardise(f)[0]) @ jax.random.normal(jax.random.key(1), (8, 40))
+  x = x + 0.05 * jax.random.normal(jax.random.key(0), x.shape)           # neighbours that are nearly equal
+  hot, w = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y]), jnp.full(200, 1 / 200)
+  start = jnp.zeros((40, 4)), jnp.zeros(4)
+  plain = linear._fit(x, hot, w, jnp.float32(1e-3), *start, tolerance=1e-5)
+  metric = linear._metric(linear._gram(x), x, *start, 1e-3)
+  found = linear._fit(x, hot, w, jnp.float32(1e-3), *start, metric, tolerance=1e-5)
+  assert found.gradient < 1e-5 and found.iterations < 0.6 * plain.iterations
+  np.testing.assert_allclose(found.weight, plain.weight, atol=5e-3 * np.abs(plain.weight).max())
+  theirs = LogisticRegression(C=1 / (1e-3 * 200), tol=1e-8, max_iter=5000)
+  theirs.fit(np.asarray(x, np.float64), f.train_y)
+  np.testing.assert_allclose(found.weight.T, theirs.coef_, atol=5e-3 * np.abs(theirs.coef_).max())
+  # An inverse that f32 cannot have is left out, rather than spoil the fit.
+  assert np.array_equal(linear._metric(jnp.full((40, 40), jnp.nan), x, *start, 1e-3).weight, np.eye(40))
+
+
 def test_linear_probe():
   row, = linear.probe(blobs(apart=4), row="a", seed=0)
   assert row["mean"] > 0.97 and row["sd"] == 0 and row["seeds"] == 1
@@ -193,6 +211,15 @@ def test_lowshot_chooses_a_penalty_inside_the_subset():
   assert row["mean"] > 0.9 and len(row["protocol"]["outcome"]["penalties"]) == 2
   again, = linear.lowshot(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
   assert again == row
+
+
+@pytest.mark.parametrize("labels", [2, 4])      # fewer than folds; 4 is one per cent of mnist5k
+def test_lowshot_of_very_few_labels(labels):
+  row, = linear.lowshot(blobs(apart=4), row="a", seed=0, labels=labels, draws=3)
+  assert row["mean"] > 0.8 and row["protocol"]["settings"]["folds"] == labels
+  assert len(row["protocol"]["outcome"]["penalties"]) == 3
+  assert row["protocol"]["outcome"]["gradient_norm"] <= 1e-4
+  assert f"({labels} labels a class)" in suite.table([row])
 
 
 def test_too_few_labels_is_a_clear_error():
@@ -312,7 +339,17 @@ def test_table(results):
                 "std"):
     assert title in "\n".join(lines[:2])
   assert " ± " in lines[-1] and max(map(len, lines)) <= 110
-  assert "-" in suite.table([r for r in results if r["metric"] != "knn"]).splitlines()[-1]
+  assert "segmentation" not in text and "fine-tune" not in text     # nobody measured them
+
+
+def test_table_with_holes(results):
+  holes = [r for r in results if (r["row"], r["metric"]) != (suite.TRAINED, "knn")]
+  assert suite.table(holes).splitlines()[-1].split()[4:7].count("-") == 1
+  none = [r for r in results if r["metric"] != "knn"]
+  assert "kNN" not in suite.table(none) and " - " not in suite.table(none)
+  assert [c[0] for c in suite.columns(none)] == ["linear", "lowshot", "rankme", "std"]
+  titles, lines = suite.cells(none)                       # all of them, where nobody asks for less
+  assert len(titles) == len(suite.COLUMNS) == len(lines[0][1])
 
 
 def test_results_survive_json(results, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jepa import flops
-from jepa.models import backbone, convnet, layers, positions, vit
+from jepa.models import backbone, convnet, heads, layers, positions, vit
 from jepa.types import Tokens
 
 KEY = jax.random.key(0)
@@ -339,7 +339,7 @@ def test_joint_blocks_see_each_other_and_no_padding():
 
 
 def test_batch_norm_uses_the_batch_in_training_and_running_statistics_after():
-  net = convnet.projector(widths=(4, 3))
+  net = heads.mlp(widths=(4, 3))
   x = 2 + np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
   params, stats = net.init(KEY, x)
   params = shaken(params)

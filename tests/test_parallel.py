@@ -10,6 +10,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jepa import experiment, optim, sharding, state as states
@@ -21,6 +22,7 @@ from tests import runs
 MESHES = [dict(data=8, fsdp=1, tensor=1), dict(data=2, fsdp=4, tensor=1),
           dict(data=1, fsdp=8, tensor=1), dict(data=2, fsdp=2, tensor=2)]
 STEPS = 3
+FAST = ("ijepa", "lejepa", "mocov2", "dino")
 
 
 def curve(exp, on_mesh: bool):
@@ -49,8 +51,35 @@ def reference(name):
   return curve(experiment.build(runs.config(name, mesh=MESHES[0])), on_mesh=False)[0]
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(str(v) for v in m.values()))
 @pytest.mark.parametrize("name", runs.one_config_per_method())
+def test_every_method_is_the_same_on_eight_devices(name):
+  """Loss, gradients, and what a step leaves in `extra`: batch statistics, queues, centres, codes."""
+  exp = experiment.build(runs.config(name, mesh=MESHES[1], replicated_tolerance=1.0))
+  batch = runs.batches(exp, 1)[0]
+  gradient = jax.value_and_grad(exp.method.loss, has_aux=True)
+  key = jax.random.key(1)
+  with jax.set_mesh(exp.mesh):
+    state = experiment.initial_state(exp)
+    on_batch = sharding.of_batch(exp.mesh)
+    many = jax.jit(gradient)(state.params, state.extra, jax.device_put(batch, on_batch), key)
+  one = jax.device_put((state.params, state.extra), jax.devices()[0])
+  (loss, (extra, metrics)), grads = jax.jit(gradient)(*one, batch, key)
+  (loss_8, (extra_8, metrics_8)), grads_8 = jax.device_get(many)
+  np.testing.assert_allclose(loss_8, loss, rtol=1e-4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5),
+               (extra_8, metrics_8), jax.device_get((extra, metrics)))
+  size = float(optax.tree.norm(grads))
+  distance = jax.tree.map(lambda a, b: np.linalg.norm(np.ravel(a - b)), grads_8, jax.device_get(grads))
+  assert max(jax.tree.leaves(distance)) < 1e-3 * size, distance
+
+
+def fast(name):
+  """In every run of the tests: one method a kind of state (none, statistics, target, queue)."""
+  return name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(str(v) for v in m.values()))
+@pytest.mark.parametrize("name", [fast(n) for n in runs.one_config_per_method()])
 def test_any_mesh_gives_the_curve_of_one_device(name, mesh):
   exp = experiment.build(runs.config(name, mesh=mesh, replicated_tolerance=1.0))
   losses, state = curve(exp, on_mesh=True)

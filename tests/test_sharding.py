@@ -5,7 +5,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 import pytest
 
 from jepa import optim, sharding
-from jepa.models import convnet, vit
+from jepa.models import convnet, heads, vit
 from jepa.optim import path_of
 
 
@@ -24,7 +24,7 @@ def state():
                           position="learned").init(jax.random.key(0), image)
     predictor = vit.predictor(inputs=16, width=8, depth=2, heads=2).init(jax.random.key(1))
     conv, stats = convnet.convnet(widths=(8, 16), strides=(1, 2)).init(jax.random.key(2), image)
-    head, head_stats = convnet.projector(widths=(8, 4)).init(jax.random.key(3), jnp.zeros((2, 16)))
+    head, head_stats = heads.mlp(widths=(8, 4)).init(jax.random.key(3), jnp.zeros((2, 16)))
     params = {"encoder": encoder, "predictor": predictor, "conv": conv, "head": head}
     return {"params": params, "extra": {"target": encoder, "stats": {"conv": stats, "head": head_stats}},
             "opt": optim.make(lr=dict(value=0.1), steps=10)[0].init(params), "key": jax.random.key(4),

@@ -1,6 +1,7 @@
 """Random transforms of images against slicing, scipy.ndimage, colorsys and NumPy simulations of the laws."""
 import colorsys
 import functools
+import itertools
 import math
 
 import jax
@@ -96,21 +97,34 @@ def test_elastic_displacement_is_smooth_and_of_the_stated_size():
   assert abs(np.corrcoef(push[:, 7, 7].T)[0, 1]) < 0.25
 
 
-def test_crop_of_a_known_box_is_slicing():
+def test_crop_of_a_known_box_is_slicing_and_then_resizing():
   image = images(1, 14, 20)[0]
   crop = jax.jit(views.crop_and_resize, static_argnums=3)
-  np.testing.assert_allclose(crop(image, jnp.array([3.0, 7.0]), jnp.ones(2), 8), image[3:11, 7:15], atol=1e-6)
-  # Shrunk to half with antialiasing: the triangle kernel of width 2 has weights 1, 3, 3, 1.
-  half = np.asarray(crop(image, jnp.array([2.0, 4.0]), jnp.full(2, 0.5), 4))
-  kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
-  for i, j in np.ndindex(4, 4):
-    patch = image[1 + 2 * i:5 + 2 * i, 3 + 2 * j:7 + 2 * j]
-    np.testing.assert_allclose(half[i, j], (patch * kernel[..., None]).sum((0, 1)), atol=1e-5)
-  # Enlarged twice: bilinear, output centres at quarters of a pixel.
-  twice = np.asarray(crop(image, jnp.array([5.0, 5.0]), jnp.full(2, 2.0), 6))
-  at = 5 + (np.arange(6) + 0.5) / 2 - 0.5
-  expected = ndimage.map_coordinates(image[..., 1], np.meshgrid(at, at, indexing="ij"), order=1)
-  np.testing.assert_allclose(twice[..., 1], expected, atol=1e-5)
+  box = lambda top, left, side, size: np.asarray(crop(image, jnp.array([top, left]), jnp.full(2, side), size))
+  np.testing.assert_allclose(box(3.0, 7.0, 8.0, 8), image[3:11, 7:15], atol=1e-6)
+  # Shrunk to half with antialiasing: the triangle kernel of width 2 has weights 1, 3, 3, 1; at the edge of
+  # the box, not of the image, the outer one is cut off and the others grow to a sum of 1.
+  weights = np.zeros((4, 8))
+  for i in range(4):
+    for j, w in zip(range(2 * i - 1, 2 * i + 3), (1, 3, 3, 1)):
+      if 0 <= j < 8:
+        weights[i, j] = w
+  weights /= weights.sum(1, keepdims=True)
+  expected = np.einsum("sh,hwc,tw->stc", weights, image[2:10, 4:12], weights)
+  np.testing.assert_allclose(box(2.0, 4.0, 8.0, 4), expected, atol=1e-5)
+  # Enlarged twice: bilinear, output centres at quarters of a pixel, held at the outer pixels' centres.
+  at = np.clip((np.arange(6) + 0.5) / 2 - 0.5, 0, 2)
+  expected = ndimage.map_coordinates(image[5:8, 5:8, 1], np.meshgrid(at, at, indexing="ij"), order=1)
+  np.testing.assert_allclose(box(5.0, 5.0, 3.0, 6)[..., 1], expected, atol=1e-5)
+
+
+def test_a_crop_reads_nothing_outside_its_box():
+  inside = np.zeros((16, 16, 3), np.float32)
+  inside[4:11, 6:9] = 1
+  crop = jax.jit(views.crop_and_resize, static_argnums=3)
+  for size in (3, 5, 20):
+    out = crop(inside, jnp.array([4.0, 6.0]), jnp.array([7.0, 3.0]), size)
+    np.testing.assert_allclose(out, np.ones((size, size, 3)), atol=1e-6)
 
 
 def torchvision_box(rng, h, w, scale, aspect):
@@ -269,6 +283,48 @@ def test_hue_and_brightness_jitter_are_uniform():
   assert abs(np.corrcoef(turned, factor)[0, 1]) < 0.15
 
 
+def test_jitter_in_order_is_one_step_after_the_other():
+  image = images(1, 6, 5)[0]
+  factors, shift = np.array([1.6, 0.3, 1.7], np.float32), np.float32(0.15)
+  steps = (lambda x: blended(x, 0, factors[0]), lambda x: blended(x, (x @ LUMA).mean(), factors[1]),
+           lambda x: blended(x, (x @ LUMA)[..., None], factors[2]),
+           lambda x: np.asarray(views.shift_hue(x.astype(np.float32), shift)))
+  jitter = jax.jit(views.jitter_in_order)
+  results = []
+  for steps_in_order in itertools.permutations(range(4)):
+    expected = image
+    for step in steps_in_order:
+      expected = steps[step](expected)
+    turn, order = steps_in_order.index(3), np.array([s for s in steps_in_order if s != 3])
+    results.append(np.asarray(jitter(image, factors, shift, order, turn)))
+    np.testing.assert_allclose(results[-1], expected, atol=2e-5)
+  distances = np.abs(np.array(results)[:, None] - np.array(results)[None]).max((2, 3, 4))
+  assert (distances + np.eye(24)).min() > 1e-4, "two orders cannot be told apart"
+
+
+def test_all_orders_of_the_jitter_are_equally_likely():
+  for kinds, count in (((0, 1, 2), 24), ((0, 2), 6), ((), 1)):
+    order, turn = jax.vmap(lambda k: views.jitter_order(k, kinds))(jax.random.split(KEY, 4800))
+    assert order.shape == (4800, len(kinds)) and set(np.unique(order)) == set(kinds)
+    _, seen = np.unique(np.concatenate([order, turn[:, None]], 1), axis=0, return_counts=True)
+    assert len(seen) == count and (count == 1 or stats.chisquare(seen).pvalue > 1e-3)
+
+
+def test_jitter_of_no_strength_is_the_identity_and_of_hue_alone_a_shift():
+  image = images()[0]
+  none = dict(brightness=0.0, contrast=0.0, saturation=0.0)
+  np.testing.assert_array_equal(each(views.color_jitter, 3, image, **none, hue=0.0), np.stack([image] * 3))
+  turned = each(views.color_jitter, 3, image, **none, hue=0.5)
+  np.testing.assert_allclose(turned.max(-1), np.stack([image.max(-1)] * 3), atol=1e-5)
+  assert np.abs(turned - image).max((1, 2, 3)).min() > 0.01
+
+
+def test_photometry_of_what_is_not_rgb_says_what_to_set():
+  with pytest.raises(ValueError, match="RGB, not 1 channel.*jitter = 0"):
+    views.apply_photometric(KEY, images(c=1)[0])
+  assert views.apply_photometric(KEY, images(c=1)[0], jitter=0.0, gray=0.0, blur=1.0).shape == (16, 16, 1)
+
+
 @pytest.mark.parametrize("h,w,radius", [(32, 20, 1), (50, 60, 2)])
 def test_blur_is_a_gaussian_cut_at_a_tenth_of_the_side(h, w, radius):
   image = images(1, h, w)[0]
@@ -360,3 +416,85 @@ def test_to_float_and_standardise():
 def test_an_unknown_recipe_says_which_exist():
   with pytest.raises(ValueError, match="'crop' is unknown.*affine, crops"):
     views.make(kind="crop", size=8)
+
+
+# Published sets.
+
+WHOLE = dict(scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
+
+
+@pytest.mark.parametrize("kind,globals_,locals_", [
+    ("simclr", 2, 0), ("byol", 2, 0), ("mocov3", 2, 0), ("dino", 2, 8), ("mae", 1, 0), ("lejepa", 2, 6),
+    ("supervised", 1, 0)])
+def test_published_sets_give_their_views(kind, globals_, locals_):
+  args = dict(local_size=8) if locals_ else {}
+  batch = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)
+  shapes = [(globals_, 4, 12, 12, 3)] + ([(locals_, 4, 8, 8, 3)] if locals_ else [])
+  for small in (False, True):
+    groups = jax.eval_shape(views.make(kind=kind, size=12, small=small, **args), KEY, batch)
+    assert [g.shape for g in groups] == shapes and all(g.dtype == jnp.float32 for g in groups)
+
+
+def test_published_sets_are_all_tested_and_their_fields_replaced():
+  assert set(views.PUBLISHED) == {"simclr", "byol", "mocov3", "dino", "mae", "lejepa", "supervised"}
+  still = dict(jitter=0.0, gray=0.0, blur=0.0)
+  recipe = jax.jit(views.make(kind="simclr", size=16, photometric=still, count=3, **WHOLE))
+  (out,) = recipe(KEY, images(2))
+  np.testing.assert_allclose(out, np.stack([images(2)] * 3), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["byol", "dino"])
+def test_the_two_views_of_byol_differ(kind):
+  """The first is always blurred, never solarised; the second is blurred in a tenth and solarised in a fifth.
+  Seen on a flat image with one white pixel."""
+  n = 600
+  image = np.full((1, 16, 16, 3), 0.6, np.float32)
+  image[0, 8, 8] = 1.0
+  sets = [dict(p, jitter=0.0, gray=0.0, blur_sigma=(0.8, 1.0)) for p in views.PUBLISHED[kind]["photometric"]]
+  recipe = views.make(kind=kind, size=16, photometric=sets, local_count=0, **WHOLE)
+  (out,) = jax.jit(recipe)(KEY, np.repeat(image, n, 0))
+  flat, beside = np.asarray(out[:, :, 0, 0, 0]), np.asarray(out[:, :, 8, 9, 0])
+  blurred, solarised = np.abs(beside - flat) > 1e-3, flat < 0.5
+  assert blurred[0].all() and not solarised[0].any()
+  assert stats.binomtest(int(blurred[1].sum()), n, 0.1).pvalue > 1e-3
+  assert stats.binomtest(int(solarised[1].sum()), n, 0.2).pvalue > 1e-3
+
+
+def test_local_views_take_their_own_photometry_or_the_last_one():
+  dark, none = dict(jitter=0.0, gray=0.0, blur=0.0, solarize=1.0), dict(jitter=0.0, gray=0.0, blur=0.0)
+  image = np.full((2, 16, 16, 3), 0.9, np.float32)
+  level = lambda **args: [float(g.mean()) for g in jax.jit(views.crop_views(
+      count=2, size=8, local_count=2, local_size=4, **args))(KEY, image)]
+  np.testing.assert_allclose(level(photometric=(none, dark)), [0.5, 0.1], atol=1e-5)
+  np.testing.assert_allclose(level(photometric=(none, dark), local_photometric=none), [0.5, 0.9], atol=1e-5)
+  np.testing.assert_allclose(level(local_photometric=dark), [0.9, 0.1], atol=1e-5)
+
+
+def test_small_leaves_blur_out_of_every_view(monkeypatch):
+  def blur(image, sigma):
+    raise AssertionError("blurred")
+  monkeypatch.setattr(views, "gaussian_blur", blur)
+  batch = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+  for kind in views.PUBLISHED:
+    args = dict(local_size=8) if "local_size" in views.PUBLISHED[kind] else {}
+    jax.eval_shape(views.make(kind=kind, size=12, small=True, **args), KEY, batch)
+  with pytest.raises(AssertionError, match="blurred"):
+    jax.eval_shape(views.make(kind="dino", size=12, local_size=8), KEY, batch)
+
+
+@pytest.mark.parametrize("args,message", [
+    (dict(local_count=2), "local_size = 0 of 2 local views.*set local_size"),
+    (dict(local_count=2, local_size=20), "local_size = 20 .* ones of 16 pixels"),
+    (dict(scale=(0.5, 0.2)), r"scale = \(0.5, 0.2\).*low <= high"), (dict(scale=(0.0, 1.0)), "scale = "),
+    (dict(local_count=1, local_size=8, local_scale=(0.5, 1.5)), "local_scale = "),
+    (dict(count=3, photometric=[{}, {}]), "2 sets for 3 global views: give one for each"),
+    (dict(photometric=dict(solarise=0.1)), "no option solarise; choose among brightness.* solarize"),
+    (dict(local_count=1, local_size=8, local_photometric=dict(hu=0.1)), "no option hu;")])
+def test_crops_that_do_not_fit_say_what_to_change(args, message):
+  with pytest.raises(ValueError, match=message):
+    views.crop_views(size=16, **args)
+
+
+def test_published_local_crops_must_fit_the_size():
+  with pytest.raises(ValueError, match="local_size = 96 of 8 local views"):
+    views.make(kind="dino", size=32)

@@ -1,7 +1,7 @@
 """What a source is, and the two ways to make one: from arrays, or from a function that fetches encoded
 images.
 
-Shape letters: N examples, H W C image.
+Shape letters: N examples, H W C image, L length of a caption.
 """
 from collections.abc import Callable, Mapping
 import concurrent.futures
@@ -15,7 +15,9 @@ import numpy as np
 
 from jepa.data import images
 
-Example = dict[str, np.ndarray]     # "image" uint8 [H W C], "label" int32 [], "index" int32 []
+# "image" uint8 [H W C], "label" int32 [], "index" int32 []; of some sources "text" int32 [L] (jepa/text.py)
+# and "mask" uint8 [H W]: 0 background, 1 + class.
+Example = dict[str, np.ndarray]
 
 FITS = 2**30                        # bytes of decoded images up to which a split is kept in memory by default
 THREADS = min(8, os.cpu_count() or 1)
@@ -31,6 +33,12 @@ class Source(NamedTuple):
   get: Callable[[int], Example | None]        # None for an unreadable example
   arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: the fast path
   describe: str                               # name, version, split, size: goes into protocol records
+  text: int = 0                               # L of its captions; 0 where there are none
+
+
+def keys(source: Source) -> tuple[str, ...]:
+  """What a batch of `source` holds. Masks are for evaluators only, so they are never in one."""
+  return ("image", "label", "index") + (("text",) if source.text else ())
 
 
 class Reader:
@@ -39,7 +47,8 @@ class Reader:
   """
 
   def __init__(self, fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], *, length: int,
-               shape: tuple[int, int, int], resize: bool, max_bad: float, where: str):
+               shape: tuple[int, int, int], resize: bool, max_bad: float, where: str,
+               text: np.ndarray | None = None):
     """
     Args:
       fetch: i -> (encoded image, label).
@@ -47,9 +56,10 @@ class Reader:
       resize: resize and crop to `shape`; otherwise another shape is an error of that example.
       max_bad: share of unreadable examples beyond which the data are refused; one is always allowed.
       where: what to call the data.
+      text: captions int32 [N L], where there are some.
     """
     self._fetch, self._name, self._shape, self._resize = fetch, name, shape, resize
-    self._length, self._max_bad, self._where = length, max_bad, where
+    self._length, self._max_bad, self._where, self._text = length, max_bad, where, text
     self.bad: dict[int, str] = {}
 
   def __call__(self, i: int) -> Example | None:
@@ -63,7 +73,8 @@ class Reader:
     except Exception as error:      # Pillow's formats raise anything on damaged files
       self._note(i, error)
       return None
-    return {"image": image, "label": np.int32(label), "index": np.int32(i)}
+    example = {"image": image, "label": np.int32(label), "index": np.int32(i)}
+    return example if self._text is None else example | {"text": self._text[i]}
 
   def _note(self, i: int, error: Exception) -> None:
     if i in self.bad:
@@ -89,10 +100,14 @@ class Reader:
                        f"{some}. Repair or remove them, or raise max_bad")
 
 
-def from_arrays(image: np.ndarray, label: np.ndarray, *, classes: int, describe: str) -> Source:
-  """A source of uint8 [N H W C] and int32 [N]."""
+def from_arrays(image: np.ndarray, label: np.ndarray, *, classes: int, describe: str,
+                **more: np.ndarray) -> Source:
+  """A source of uint8 [N H W C] and int32 [N]; `more`: its mask uint8 [N H W] and text int32 [N L]."""
   arrays = {"image": image, "label": label.astype(np.int32), "index": np.arange(len(image), dtype=np.int32)}
-  return Source(len(image), classes, tuple(image.shape[1:]), functools.partial(row, arrays), arrays, describe)
+  arrays |= more
+  length = more["text"].shape[1] if "text" in more else 0
+  return Source(len(image), classes, tuple(image.shape[1:]), functools.partial(row, arrays), arrays, describe,
+                length)
 
 
 def row(arrays: Mapping[str, np.ndarray], i: int) -> Example:

@@ -4,7 +4,7 @@ prefetch.
 Both training streams yield the rows that `jepa.data.order` says: one gathers whole batches from arrays in
 memory, the other decodes with Grain in threads or worker processes. Their only state is the step.
 
-Shape letters: B global batch, b rows of this process, N examples, H W C image.
+Shape letters: B global batch, b rows of this process, N examples, H W C image, L length of a caption.
 """
 from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
@@ -14,14 +14,14 @@ from typing import Any
 from absl import flags, logging
 import numpy as np
 
-from jepa.data import order as orders
+from jepa.data import memory, order as orders
 from jepa.data.memory import THREADS, Example, Source
 from jepa.data.order import Order
 from jepa.data.prefetch import Prefetch
 
-Batch = dict[str, np.ndarray]       # "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]
+# "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]; of sources with captions "text" int32 [B L]
+Batch = dict[str, np.ndarray]
 
-_KEYS = ("image", "label", "index")
 _ENDLESS = 2**40                    # batches; Grain wants a length
 _NAMED = 5                          # replacements logged one by one before only their number is
 
@@ -62,7 +62,8 @@ class InMemory:
   """Whole batches gathered from stacked arrays. `step`: batches produced."""
 
   def __init__(self, source: Source, order: Order):
-    self.step, self._arrays, self._order = 0, source.arrays, order
+    self.step, self._order = 0, order
+    self._arrays = {k: source.arrays[k] for k in memory.keys(source)}
 
   def __iter__(self) -> "InMemory":
     return self
@@ -102,7 +103,7 @@ class Decoded:
     batch = next(self._batches)
     self.step += 1
     self._tell(batch["instead_of"], batch["index"])
-    return {k: batch[k] for k in _KEYS}
+    return {k: batch[k] for k in memory.keys(self._source)}
 
   def get_state(self) -> dict[str, int]:
     return orders.state(self._order, self.step)
@@ -123,7 +124,7 @@ class Decoded:
     workers.
     """
     import grain
-    loader = functools.partial(_load, self._source.get, self._order)
+    loader = functools.partial(_load, self._source.get, memory.keys(self._source), self._order)
     batches = grain.MapDataset.range(self.step, _ENDLESS).map(loader)
     threads = 1 if self._workers else THREADS
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
@@ -144,13 +145,13 @@ class Decoded:
         logging.warning("step %d: %d unreadable examples replaced so far", self.step, self.replaced)
 
 
-def _load(get: Callable[[int], Example | None], order: Order, step: int) -> Batch:
+def _load(get: Callable[[int], Example | None], keys: tuple[str, ...], order: Order, step: int) -> Batch:
   """The batch of `step`, and in "instead_of" int32 [b] the index that each row should have had, -1 where it
   has it.
   """
   rows = orders.rows(order, step)
   examples = [_readable(get, int(i), order.length) for i in rows]
-  batch = {k: np.stack([e[k] for _, e in examples]) for k in _KEYS}
+  batch = _stacked([e for _, e in examples], keys)
   instead_of = [i if skipped else -1 for i, (skipped, _) in zip(rows, examples)]
   return batch | {"instead_of": np.array(instead_of, np.int32)}
 
@@ -166,8 +167,8 @@ def _readable(get: Callable[[int], Example | None], i: int, length: int) -> tupl
 def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
   """Every readable example once and in order: (batch of exactly `batch` rows, how many of them are valid).
 
-  Padding is image 0, label -1, index -1, at the end of the last batch. Unreadable examples are left out and
-  their number is logged. Every process sees all of it.
+  Padding is image 0, label -1, index -1, text 0, at the end of the last batch. Unreadable examples are left
+  out and their number is logged. Every process sees all of it.
 
   Raises:
     ValueError: batch < 1.
@@ -179,11 +180,11 @@ def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
 
 def _from_arrays(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
   for start in range(0, source.length, batch):
-    yield _padded({k: v[start:start + batch] for k, v in source.arrays.items()}, batch)
+    yield _padded({k: source.arrays[k][start:start + batch] for k in memory.keys(source)}, batch)
 
 
 def _from_reader(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
-  waiting, bad = [], 0
+  waiting, bad, keys = [], 0, memory.keys(source)
   chunks = [range(start, min(start + batch, source.length)) for start in range(0, source.length, batch)]
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
   try:
@@ -196,25 +197,25 @@ def _from_reader(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
       bad += len(examples) - len(good)
       waiting += good
       if len(waiting) >= batch:
-        yield _padded(_stacked(waiting[:batch]), batch)
+        yield _padded(_stacked(waiting[:batch], keys), batch)
         waiting = waiting[batch:]
     if waiting:
-      yield _padded(_stacked(waiting), batch)
+      yield _padded(_stacked(waiting, keys), batch)
     if bad:
       logging.warning("%s: left out %d of %d examples, unreadable", source.describe, bad, source.length)
   finally:
     pool.shutdown(cancel_futures=True)
 
 
-def _stacked(examples: list[Example]) -> Batch:
-  return {k: np.stack([e[k] for e in examples]) for k in _KEYS}
+def _stacked(examples: list[Example], keys: tuple[str, ...]) -> Batch:
+  return {k: np.stack([e[k] for e in examples]) for k in keys}
 
 
 def _padded(rows: Mapping[str, np.ndarray], batch: int) -> tuple[Batch, int]:
   valid = len(rows["label"])
   if valid == batch:
     return dict(rows), valid
-  fill = {"image": 0, "label": -1, "index": -1}
+  fill = {"image": 0, "label": -1, "index": -1, "text": 0}
   padding = {k: np.full((batch - valid, *v.shape[1:]), fill[k], v.dtype) for k, v in rows.items()}
   return {k: np.concatenate([v, padding[k]]) for k, v in rows.items()}, valid
 

@@ -1,9 +1,10 @@
 """What evaluators eat and what they give: frozen features with labels in, rows of results out.
 
-An evaluator is a function `(features: FeatureSet, *, row, seed, protocol, **settings) -> list[Row]`. It never
-sees a model, a config or a mesh; this file is where an embed function and a source become arrays.
+An evaluator is a function `(features: FeatureSet, *, row, seed, protocol, **settings) -> list[Row]`. It
+never sees a model, a config or a mesh; this file is where an embed function and a source become arrays. Those
+that need more than a vector an image call a closure of the FeatureSet, which costs nothing until then.
 
-Shape letters: N examples, D width, B batch, H W C image, K classes.
+Shape letters: N examples, D width, B batch, H W C image, T tokens, K classes.
 """
 from collections.abc import Callable, Iterable, Mapping
 import sys
@@ -27,6 +28,15 @@ POOLS = {
 }
 
 
+class TokenSet(NamedTuple):
+  """Frozen tokens of some images of both splits, and what is in their cells: 0 background, 1 + class."""
+
+  train_x: np.ndarray               # f32 [N T D]
+  train_y: np.ndarray               # int32 [N T]
+  test_x: np.ndarray                # f32 [M T D]
+  test_y: np.ndarray                # int32 [M T]
+
+
 class FeatureSet(NamedTuple):
   """Frozen features of a train and a test split; labels are -1 where an example has none."""
 
@@ -34,6 +44,10 @@ class FeatureSet(NamedTuple):
   train_y: np.ndarray               # int32 [N]
   test_x: np.ndarray                # f32 [M D]
   test_y: np.ndarray                # int32 [M]
+  # (images=, seed=): so many of each split at most; None where the source has no masks.
+  tokens: Callable[..., TokenSet] | None = None
+  # (seed=, ...) -> (test accuracy, outcome), see finetune.train; None where there is no encoder.
+  tune: Callable[..., tuple[float, dict[str, Any]]] | None = None
 
 
 def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int,

@@ -17,19 +17,23 @@ from absl import logging
 import jax
 import numpy as np
 
-from jepa.evals import collapse, features as F, knn, linear
+from jepa.evals import collapse, features as F, finetune, knn, linear, segment
 
 PIXELS, UNTRAINED, TRAINED = "raw pixels", "untrained encoder", "trained encoder"
 ROWS = (PIXELS, UNTRAINED, TRAINED)
 
 EVALUATORS = {"linear": linear.probe, "lowshot": linear.lowshot, "knn": knn.evaluate,
-              "collapse": collapse.evaluate}
-LABELLED = {"linear", "lowshot", "knn"}         # the others need no labels
+              "segment": segment.evaluate, "finetune": finetune.evaluate, "collapse": collapse.evaluate}
+LABELLED = {"linear", "lowshot", "knn", "finetune"}         # the others need no labels
+# What some need beside features: a field of the FeatureSet, and why a row may lack it.
+NEEDS = {"segment": ("tokens", "it needs a source with masks and tokens on a square grid"),
+         "finetune": ("tune", "there is no encoder to train")}
 
 # Columns of the table: metric, two lines of title, how to write a value.
 COLUMNS = (("linear", "linear probe", "(all labels)", "percent"),
            ("lowshot", "linear probe", "(10 labels a class)", "percent"),
-           ("knn", "kNN", "", "percent"), ("rankme", "RankMe", "", "number"),
+           ("knn", "kNN", "", "percent"), ("segment", "segmentation", "(patch mIoU)", "percent"),
+           ("finetune", "fine-tune", "(all labels)", "percent"), ("rankme", "RankMe", "", "number"),
            ("std", "mean feature", "std", "number"))
 
 # Differences between two runs that leave their numbers comparable: seeds, when and where it ran, the outcome.
@@ -68,6 +72,10 @@ def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, se
     for name in names:
       if name in LABELLED and not ((features.train_y >= 0).any() and (features.test_y >= 0).any()):
         logging.info("%s: %s skipped, since the source has no labels", row, name)
+        continue
+      needed, why = NEEDS.get(name, ("train_x", ""))
+      if getattr(features, needed) is None:
+        logging.info("%s: %s skipped, since %s", row, name, why)
         continue
       start = time.monotonic()
       try:
@@ -108,23 +116,31 @@ def _step(row: F.Row) -> float:
   return float("inf") if step is None else step
 
 
+def columns(rows: Sequence[F.Row]) -> tuple[tuple[str, str, str, str], ...]:
+  """Those of COLUMNS that some row has a number for."""
+  found = {r["metric"] for r in rows}
+  return tuple(c for c in COLUMNS if c[0] in found)
+
+
 def cells(
-    rows: Sequence[F.Row]) -> tuple[list[tuple[str, str]], list[tuple[str, list[str], list[float | None]]]]:
-  """The table as data: column titles (two lines each), and (row name, texts, means) in the order of ROWS,
-  then others.
+    rows: Sequence[F.Row],
+    shown: Sequence[tuple[str, str, str, str]] = COLUMNS,
+) -> tuple[list[tuple[str, str]], list[tuple[str, list[str], list[float | None]]]]:
+  """The table as data: titles of the columns `shown` (two lines each), and (row name, texts, means) in the
+  order of ROWS, then others.
   """
   by = latest(rows)
   names = [r for r in ROWS if any(r == a for a, _ in by)] + sorted({r for r, _ in by} - set(ROWS))
   titles = []
-  for metric, first, second, _ in COLUMNS:
+  for metric, first, second, _ in shown:
     if metric == "lowshot":
       counts = {r["protocol"]["settings"]["labels"] for (_, m), r in by.items() if m == metric} or {10}
       second = f"({'/'.join(map(str, sorted(counts)))} labels a class)"
     titles.append((first, second))
   lines = []
   for name in names:
-    found = [by.get((name, metric)) for metric, *_ in COLUMNS]
-    lines.append((name, [_cell(r, kind) for r, (*_, kind) in zip(found, COLUMNS)],
+    found = [by.get((name, metric)) for metric, *_ in shown]
+    lines.append((name, [_cell(r, kind) for r, (*_, kind) in zip(found, shown)],
                   [r and r["mean"] for r in found]))
   return titles, lines
 
@@ -141,16 +157,16 @@ def _cell(row: F.Row | None, kind: str) -> str:
 
 def table(rows: Sequence[F.Row]) -> str:
   """The results as fixed-width text: accuracies in %, ± one standard deviation where there is more than one
-  draw or run.
+  draw or run. Without the columns that no row has a number for.
   """
-  titles, lines = cells(rows)
-  columns = [("", "")] + titles
+  titles, lines = cells(rows, columns(rows))
+  titles = [("", "")] + titles
   body = [[name, *texts] for name, texts, _ in lines]
-  widths = [max(len(t) for t in (*title, *(line[i] for line in body))) for i, title in enumerate(columns)]
+  widths = [max(len(t) for t in (*title, *(line[i] for line in body))) for i, title in enumerate(titles)]
   def line(texts):
     return "  ".join(t.ljust(w) if i == 0 else t.rjust(w)
                      for i, (t, w) in enumerate(zip(texts, widths))).rstrip()
-  head = [line([t[0] for t in columns]), line([t[1] for t in columns])]
+  head = [line([t[0] for t in titles]), line([t[1] for t in titles])]
   return "\n".join([*head, "-" * max(map(len, head)), *map(line, body)])
 
 

@@ -1,4 +1,4 @@
-"""Distances between predicted and target representations, over valid tokens only."""
+"""Distances between predicted and target representations; of tokens, over the valid ones only."""
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +17,7 @@ def smooth_l1(prediction: jax.Array, target: jax.Array, valid: jax.Array, *, bet
 
 def masked_mean(value: jax.Array, valid: jax.Array) -> jax.Array:
   """Mean of `value` where `valid`."""
-  return jnp.where(valid, value, 0.0).sum() / jnp.maximum(valid.sum(), 1)
+  return jnp.where(valid, value.astype(jnp.float32), 0.0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def layer_norm(x: jax.Array, eps: float = 1e-5) -> jax.Array:
@@ -30,7 +30,8 @@ def centre(h_BND: jax.Array, eps: float = 1e-2) -> jax.Array:
   """Targets without what is easy to say of them: the mean over the global batch at each position and the mean
   over the tokens of each image are taken away, and each channel is brought to unit variance over all that is
   left."""
-  h = h_BND - h_BND.mean(0)
+  h = h_BND.astype(jnp.float32)
+  h = h - h.mean(0)
   h = h - h.mean(1, keepdims=True)
   return h * jax.lax.rsqrt(jnp.square(h).mean((0, 1)) + eps)
 
@@ -39,6 +40,25 @@ def shares(h_BND: jax.Array) -> tuple[jax.Array, jax.Array]:
   """(position, image): shares of the variance of tokens that the mean at their position and the mean of their
   image explain. A target that is mostly position is predicted without looking; one that is mostly image has
   lost its places."""
-  h = h_BND - h_BND.mean((0, 1))
+  h = h_BND.astype(jnp.float32)
+  h = h - h.mean((0, 1))
   total = jnp.square(h).mean()
   return jnp.square(h.mean(0)).mean() / total, jnp.square(h.mean(1)).mean() / total
+
+
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+  """x in f32, scaled to length one along `axis`; its gradient is finite at zero."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), 1e-12))
+
+
+def cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
+  """2 - 2 cos, the mean over [... D] (BYOL, arXiv 2006.07733, eq. 2)."""
+  return (2 - 2 * (unit(prediction) * unit(target)).sum(-1)).mean()
+
+
+def spread(z_VBD: jax.Array) -> jax.Array:
+  """Standard deviation over the batch of embeddings of length one, times sqrt(D): about 1 where they fill
+  the sphere, 0 at a constant (the diagnostic of SimSiam, arXiv 2011.10566, figure 2)."""
+  z = unit(z_VBD)
+  return z.std(1).mean() * z.shape[-1] ** 0.5

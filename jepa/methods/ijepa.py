@@ -14,15 +14,19 @@ import optax
 
 from jepa import masks as mask_samplers
 from jepa import schedules, views
-from jepa.losses import prediction, sigreg as sigreg_loss
+from jepa.losses import prediction, redundancy, sigreg as sigreg_loss
 from jepa.models import vit
 from jepa.types import Features, Method
+
+NAME, PAPER, FAMILY = "I-JEPA", "arXiv 2301.08243", "masked latent"
+PREVENTS = "EMA target with stop-gradient (or SIGReg, VICReg)"
 
 
 def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
          ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0), sigreg: Mapping | None = None,
-         view: Mapping | None = None, photometric: Mapping | None = None, target_layers: int = 0,
-         target_norm: str = "layer", beta: float = 1.0, mean: float | Sequence[float] = 0.5,
+         vicreg: Mapping | None = None, none: bool = False, view: Mapping | None = None,
+         photometric: Mapping | None = None, target_layers: int = 0, target_norm: str = "layer",
+         beta: float = 1.0, mean: float | Sequence[float] = 0.5,
          std: float | Sequence[float] = 0.25, steps: int) -> Method:
   """I-JEPA.
 
@@ -32,6 +36,8 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
       itself.
     sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image,
       beside or (with ema None) instead of the EMA target; None: none.
+    vicreg: likewise, weights `variance` and `covariance` of VICReg's terms (losses.redundancy).
+    none: the target is the encoder, with its gradient, without normalisation or regulariser.
     view: keyword arguments of views.make for one view, shared by context and targets (a random crop, say);
       None: the image.
     photometric: keyword arguments of views.apply_photometric, drawn apart for context and targets, so that
@@ -42,11 +48,10 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
     beta: of smooth L1. mean, std: of pixels in [0, 1], by channel.
   """
   enc = vit.encoder(**encoder)
-  width = vit.shape_of(**{k: encoder[k] for k in ("variant", "width", "depth", "heads") if k in encoder})[0]
-  pred = vit.predictor(inputs=width, **predictor)
+  pred = vit.predictor(inputs=vit.width_of(encoder), **predictor)
   patch = encoder.get("patch", 16)
   sample = mask_samplers.multiblock(**masks)
-  momentum = schedules.make(**ema, steps=steps) if ema is not None else None
+  momentum = schedules.make(**ema, steps=steps) if ema is not None and not none else None
   recipe = views.make(**view) if view is not None else None
   prepare = lambda image: views.standardise(views.to_float(image), mean, std)
   if target_norm not in ("layer", "centred"):
@@ -60,6 +65,9 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
   def target(params, x):
     """Normalised targets [B N D], and the shares of their variance that position and image explain before
     centring."""
+    if none:
+      h = enc.apply(params, x)
+      return h, prediction.shares(h)
     if target_layers:
       h = prediction.layer_norm(enc.apply(params, x, None, target_layers)).mean(0)
     else:
@@ -76,8 +84,9 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
     grid = vit.grid_of(x, patch)
     context, targets = sample(k_masks, x.shape[0], grid)
 
-    s_y, (position, whole) = jax.lax.stop_gradient(
-        target(extra["target"] if momentum else params["encoder"], x_target))
+    s_y, (position, whole) = target(extra["target"] if momentum else params["encoder"], x_target)
+    if not none:
+      s_y = jax.lax.stop_gradient(s_y)
     s_x = enc.apply(params["encoder"], x, context)
     guess = pred.apply(params["predictor"], s_x, context, targets, grid)
     goal = mask_samplers.gather(s_y, targets)
@@ -89,10 +98,15 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
                "position_share": position, "image_share": whole,
                "target_std": s_y.std(0).mean(),
                "variance_ratio": _variance(guess, targets.valid) / _variance(goal, targets.valid)}
-    if sigreg is not None:
+    if (sigreg or vicreg) and not none:
       pooled = enc.apply(params["encoder"], x).mean(1)
+    if sigreg and not none:
       metrics["sigreg"] = sigreg_loss.sigreg(pooled, k_slices, slices=sigreg.get("slices", 256))
       value = value + sigreg["weight"] * metrics["sigreg"]
+    if vicreg and not none:
+      metrics["variance"], metrics["covariance"] = redundancy.variance(pooled), redundancy.covariance(pooled)
+      value = (value + vicreg["variance"] * metrics["variance"]
+               + vicreg["covariance"] * metrics["covariance"])
     return value, (extra, metrics)
 
   def post(params, extra, step):

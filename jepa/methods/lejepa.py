@@ -12,22 +12,26 @@ import jax.numpy as jnp
 
 from jepa import views as view_recipes
 from jepa.losses import sigreg as sigreg_loss
-from jepa.models import backbone, convnet
+from jepa.models import backbone, heads
 from jepa.types import Features, Method
+
+NAME, PAPER, FAMILY = "LeJEPA", "arXiv 2511.08544", "non-contrastive"
+PREVENTS = "SIGReg: sketched isotropic Gaussian"
 
 
 def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float = 0.05, slices: int = 1024,
-         quadrature: str = "released", mean: float | Sequence[float] = 0.5,
+         quadrature: str = "released", none: bool = False, mean: float | Sequence[float] = 0.5,
          std: float | Sequence[float] = 0.25, steps: int) -> Method:
   """LeJEPA.
 
   Args:
-    encoder: keyword arguments of backbone.make. projector: of convnet.projector. views: of views.make.
+    encoder: keyword arguments of backbone.make. projector: of heads.mlp. views: of views.make.
     weight: lambda, the share of SIGReg in the loss. slices, quadrature: see losses.sigreg.
+    none: no SIGReg.
     mean, std: of pixels in [0, 1], by channel.
   """
   del steps
-  enc, proj = backbone.make(**encoder), convnet.projector(**projector)
+  enc, proj = backbone.make(**encoder), heads.mlp(**projector)
   recipe = view_recipes.make(**views)
   prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
 
@@ -56,7 +60,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float 
     agree = jnp.square(z_VBD - centre).sum(-1).mean() / z_VBD.shape[-1]
     gaussian = jax.vmap(lambda z_BD: sigreg_loss.sigreg(z_BD, k_slices, slices=slices,
                                                         rule=quadrature))(z_VBD).mean()
-    value = (1 - weight) * agree + weight * gaussian
+    value = agree if none else (1 - weight) * agree + weight * gaussian
     metrics = {"agree": agree, "sigreg": gaussian, "embedding_std": z_VBD.std(1).mean()}
     return value, ({"encoder": s_enc, "projector": s_proj}, metrics)
 

@@ -1,4 +1,4 @@
-"""A small convolutional encoder and the projector of joint-embedding methods, both with BatchNorm.
+"""BatchNorm, and a small convolutional encoder.
 
 BatchNorm's running statistics are not parameters: they travel as `stats` (a method keeps them in `extra`). In
 training the statistics are those of the global batch; evaluation uses the running ones.
@@ -21,6 +21,7 @@ class BatchNorm(nn.Module):
   momentum: float = 0.9
   affine: bool = True
   dtype: Any = jnp.float32
+  scale_init: Any = nn.initializers.ones
 
   @nn.compact
   def __call__(self, x):
@@ -39,7 +40,7 @@ class BatchNorm(nn.Module):
     scale = jax.lax.rsqrt(v + 1e-5)
     shift = -m * scale
     if self.affine:
-      gain = self.param("scale", nn.initializers.ones, (d,))
+      gain = self.param("scale", self.scale_init, (d,))
       scale, shift = scale * gain, shift * gain + self.param("bias", nn.initializers.zeros, (d,))
     return (h * scale + shift).astype(self.dtype)
 
@@ -64,20 +65,6 @@ class ConvNet(nn.Module):
     return Features(tokens.mean(1), tokens)
 
 
-class Projector(nn.Module):
-  """Dense, BatchNorm, ReLU for each hidden width, then a plain Dense."""
-
-  widths: Sequence[int]
-  train: bool
-
-  @nn.compact
-  def __call__(self, x):
-    for i, width in enumerate(self.widths[:-1]):
-      x = nn.Dense(width, use_bias=False, name=f"hidden{i}")(x)
-      x = nn.relu(BatchNorm(self.train, name=f"norm{i}")(x))
-    return nn.Dense(self.widths[-1], name="out")(x)
-
-
 def convnet(*, widths: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int] = (1, 2, 2, 1),
             kernels: Sequence[int] = (), dtype: str = "float32") -> StatefulNet:
   """apply(params, stats, image [B H W C], train) -> (Features, stats).
@@ -90,15 +77,11 @@ def convnet(*, widths: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int
   if not len(widths) == len(strides) == len(kernels):
     raise ValueError(f"convnet: {len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels; "
                      "give as many of each")
-  return _stateful(lambda train: ConvNet(tuple(widths), tuple(strides), kernels, train, jnp.dtype(dtype)))
+  return stateful(lambda train: ConvNet(tuple(widths), tuple(strides), kernels, train, jnp.dtype(dtype)))
 
 
-def projector(*, widths: Sequence[int] = (512, 64)) -> StatefulNet:
-  """apply(params, stats, x [B D], train) -> ([B widths[-1]], stats)."""
-  return _stateful(lambda train: Projector(tuple(widths), train))
-
-
-def _stateful(module) -> StatefulNet:
+def stateful(module) -> StatefulNet:
+  """A Linen module, made by module(train), whose running statistics are in the collection "stats"."""
   def init(key, *inputs):
     variables = module(True).init(key, *inputs)
     return variables["params"], variables.get("stats", {})

@@ -75,7 +75,7 @@ class QKV(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention; keys with valid_BN False are not attended to.
+  """Multi-head self-attention. `see` is bool: [B N], keys that may be attended to, or [B N N], by query.
 
   Scores and softmax in f32. Written with heads before tokens [B H N K], which XLA's CPU products run 7 % of a
   step faster than jax.nn.dot_product_attention; on a GPU that one is used, for its fused kernels.
@@ -86,13 +86,13 @@ class Attention(nn.Module):
   init_std: float = 0.0
 
   @nn.compact
-  def __call__(self, x, valid_BN=None, rope=None):
+  def __call__(self, x, see=None, rope=None):
     b, n, d = x.shape
     qkv = QKV(self.dtype, self.init_std, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     if rope is not None:
       q, k = positions.rotate(q, rope), positions.rotate(k, rope)
-    mask = None if valid_BN is None else valid_BN[:, None, None, :]
+    mask = None if see is None else see[:, None, None, :] if see.ndim == 2 else see[:, None]
     if jax.default_backend() == "cpu":
       y = _attend(*(t.swapaxes(1, 2) for t in (q, k, v)), mask).swapaxes(1, 2)
     else:
@@ -116,10 +116,10 @@ class Block(nn.Module):
   init_std: float = 0.0
 
   @nn.compact
-  def __call__(self, x, valid_BN=None, rope=None):
+  def __call__(self, x, see=None, rope=None):
     d = x.shape[-1]
     y = LayerNorm(self.dtype, name="norm1")(x)
-    x = x + Attention(self.heads, self.dtype, self.init_std, name="attention")(y, valid_BN, rope)
+    x = x + Attention(self.heads, self.dtype, self.init_std, name="attention")(y, see, rope)
     y = Dense(self.hidden, self.dtype, self.init_std, name="up")(LayerNorm(self.dtype, name="norm2")(x))
     return x + Dense(d, self.dtype, self.init_std, name="down")(nn.gelu(y, approximate=False))
 
