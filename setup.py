@@ -24,6 +24,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=10.3",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",

@@ -19,7 +19,7 @@ def get_config(arg=None):
       decoder=recipes.decoder(scale), views=recipes.views(scale, "mae", count=1),
       discriminator=recipes.pick(
           scale, cifar10=dict(width=128, depth=4, heads=2, patch=4), paper=dict(variant="S", patch=16),
-          small=dict(width=48, depth=2, heads=2, patch=4), tiny=dict(width=16, depth=1, heads=2, patch=4)),
+          small=dict(width=48, depth=2, heads=2, patch=7), tiny=dict(width=16, depth=1, heads=2, patch=4)),
       latent=recipes.pick(scale, cifar10=128, paper=512, small=32, tiny=8),
       hidden=recipes.pick(scale, cifar10=512, paper=1024, small=128, tiny=16), penalty=0.1,
       **recipes.pixels(scale))

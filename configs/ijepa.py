@@ -36,6 +36,5 @@ def get_config(arg=None):
     c.total, c.batch = "600 epochs", 2048
     c.optim = recipes.adamw(1e-3, decay=dict(kind="cosine", value=0.04, end=0.4), warmup="40 epochs")
   else:
-    c.batch, c.total = 64, "6000 steps"
-    c.optim = recipes.adamw(1e-3, warmup="10 %", b2=0.99, clip=1.0)
+    c.optim = recipes.adamw(2e-3, warmup="10 %", b2=0.99, clip=1.0)
   return recipes.finish(c, scale)

@@ -5,11 +5,15 @@ Prints one table and one JSON line. A row is a train step as the loop runs it (m
 scalars), at a size of `SIZES`. With --peer, a command that prints a JSON line with "img_per_s" and takes
 --image, --patch, --width, ... (the options of `peer_options`) is run in turn with ours, each in a process of
 its own, and the ratio is the median of pairs.
+
+With --augmentation instead: a small two-view step that augments on the device, in turn with the same step fed
+by torchvision, the usual way (pip install -e '.[parity]').
 """
 from jepa import heap
 
 heap.keep()      # before JAX starts its backend, as jepa.main does
 
+import functools
 import json
 import shlex
 import statistics
@@ -20,10 +24,12 @@ import time
 from absl import app, flags
 import jax
 import numpy as np
+from PIL import Image
 
 from jepa import experiment, flops, logs, sharding
 from jepa.config import base
 from jepa.data import pipeline
+from jepa.methods import lejepa
 
 # The sizes of an I-JEPA step; keep and target are tokens.
 SIZES = {
@@ -34,6 +40,11 @@ SIZES = {
     "B/16": dict(image=224, patch=16, width=768, depth=12, heads=12, pred_width=384, pred_depth=12,
                  pred_heads=12, keep=85, target=36, blocks=4, batch=128),
 }
+
+
+# ConvNets of the augmentation benchmark: the smaller the step, the more its input weighs.
+NETS = {"quickstart": dict(widths=(32, 64, 128, 256), strides=(2, 2, 1, 2), kernels=(5, 3, 3, 3)),
+        "half": dict(widths=(16, 32, 64, 128), strides=(2, 2, 2, 2), kernels=(3, 3, 3, 3))}
 
 
 def config(size: str, *, dtype: str = "float32", steps: int = 100):
@@ -111,6 +122,104 @@ def against(size: str, peer: str, *, dtype: str, steps: int, rounds: int) -> dic
               "ratio": statistics.median(ratios), "ratios": [round(r, 3) for r in ratios]}
 
 
+def augmentation(net: str, *, batch: int, steps: int, rounds: int) -> dict:
+  """images/s of a LeJEPA step (a ConvNet of `NETS`, SimCLR's views of 32 x 32 pixels without blur) that
+  augments on the device, and of the same step fed with two ready views by torchvision in two workers.
+
+  They take turns, `rounds` of `steps` each; the result has medians, and ratios ours / torchvision's by round.
+  """
+  torchvision_transforms()                    # says what is missing before anything compiles
+  from torch.utils.data import DataLoader
+  c = base()
+  c.total, c.batch, c.method = f"{steps} steps", batch, "lejepa"
+  c.data = dict(source="synthetic", args=dict(n=4 * batch, size=32, channels=3, classes=10),
+                train="train", test="test", workers=0, prefetch=2)
+  c.args = dict(
+      encoder=dict(name="convnet", **NETS[net]),
+      projector=dict(widths=(512, 64)), views=dict(kind="simclr", size=32, small=True), slices=256)
+  exp = experiment.build(c)
+  plain = lejepa.make(**exp.config["args"] | {"views": dict(kind="given")}, steps=exp.total)
+
+  pictures = [Image.fromarray(image) for image in exp.train.arrays["image"]]
+  ahead = 2 * 2             # two workers with two batches each: still at work when the last timed step ends
+  loader = DataLoader(
+      [pictures[i % len(pictures)] for i in range((steps + 2 + ahead) * batch)], batch_size=batch,
+      num_workers=2, collate_fn=_two_views, persistent_workers=True, multiprocessing_context="spawn")
+  on_batch, speeds = sharding.of_batch(exp.mesh), []
+  put = lambda b: pipeline.put(b, on_batch)
+  ours = lambda: pipeline.prefetch(pipeline.train(exp.train, batch=batch, seed=0), put, depth=2)
+
+  def theirs():
+    batches = iter(loader)
+    try:
+      yield from (put({"image": views}) for views in batches)
+    finally:
+      for _ in batches:     # no worker works in the other's turn
+        pass
+
+  pairs = (exp.step, ours), (functools.partial(exp.step, method=plain), theirs)
+
+  with jax.set_mesh(exp.mesh):
+    compiled = [jax.jit(step, in_shardings=(exp.shardings, on_batch), donate_argnums=0,
+                        out_shardings=(exp.shardings, sharding.replicated(exp.mesh))) for step, _ in pairs]
+    state = experiment.initial_state(exp)
+    for i in range(rounds):
+      speeds.append([])
+      for step, (_, feed) in zip(compiled, pairs):
+        data = feed()
+        for k in range(steps + 2):
+          if k == 2:            # two steps to compile and to fill the queues
+            start = time.perf_counter()
+          state, _ = step(state, next(data))
+          jax.block_until_ready(state)
+        speeds[-1].append(batch * steps / (time.perf_counter() - start))
+        data.close()
+      print(f"{net} round {i + 1}/{rounds}: on the device {speeds[-1][0]:.1f} images/s, torchvision "
+            f"{speeds[-1][1]:.1f}, ratio {speeds[-1][0] / speeds[-1][1]:.2f}", file=sys.stderr, flush=True)
+  ratios = [a / b for a, b in speeds]
+  return {"net": net, "batch": batch, "img_per_s": statistics.median(a for a, _ in speeds),
+          "torchvision_img_per_s": statistics.median(b for _, b in speeds),
+          "ratio": statistics.median(ratios), "ratios": [round(r, 3) for r in ratios]}
+
+
+def torchvision_transforms():
+  """torchvision.transforms. Beside a PyTorch built for CPUs, its compiled detection operators are missing and
+  importing it fails while it registers them; no transform needs them, so these are passed over.
+
+  Raises:
+    ImportError: says what to install.
+  """
+  try:
+    import torch
+    register = torch.library.register_fake
+
+    def register_present(name, *args, **kwargs):
+      absent = isinstance(name, str) and name.startswith("torchvision::")
+      return (lambda function: function) if absent else register(name, *args, **kwargs)
+
+    torch.library.register_fake = register_present
+    try:
+      from torchvision import transforms
+    finally:
+      torch.library.register_fake = register
+  except ImportError as error:
+    raise ImportError("--augmentation compares with torchvision: pip install -e '.[parity]'") from error
+  return transforms
+
+
+@functools.cache
+def _simclr_transform():
+  t = torchvision_transforms()
+  return t.Compose([
+      t.RandomResizedCrop(32, scale=(0.08, 1.0)), t.RandomHorizontalFlip(),
+      t.RandomApply([t.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8), t.RandomGrayscale(p=0.2)])
+
+
+def _two_views(pictures):
+  """PIL images -> uint8 [B 2 32 32 3]; runs in the worker processes, which is why it is here."""
+  return np.stack([[np.asarray(_simclr_transform()(p)) for _ in range(2)] for p in pictures])
+
+
 def compile_time(arch: str) -> dict:
   """Seconds to trace and compile the published I-JEPA step of `arch` for one device; no array is made."""
   from jepa import state as states, optim
@@ -146,6 +255,7 @@ _PEER = flags.DEFINE_string("peer", "", "A command to run in turn with ours at t
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "With --peer: pairs of processes.", lower_bound=1)
 _COMPILE = flags.DEFINE_string("compile", "",
                                "Also time compilation of the published step of an architecture, as in H/14.")
+_AUGMENTATION = flags.DEFINE_bool("augmentation", False, "Time augmentation against torchvision's instead.")
 _OUT = flags.DEFINE_string("out", "", "Also write the JSON there.")
 _JSON_ONLY = flags.DEFINE_bool("json_only", False, "Print no table.")
 
@@ -158,6 +268,10 @@ def main(argv: list[str]) -> None:
   unknown = [s for s in _SIZES.value if s not in SIZES]
   if unknown:
     raise app.UsageError(f"unknown sizes {', '.join(unknown)}; choose among {', '.join(SIZES)}")
+  if _AUGMENTATION.value:
+    rows = [augmentation(n, batch=256, steps=_STEPS.value, rounds=_ROUNDS.value) for n in NETS]
+    _write({"facts": logs.facts(), "augmentation": rows})
+    return
   one = lambda s: (against(s, _PEER.value, dtype=_DTYPE.value, steps=_STEPS.value, rounds=_ROUNDS.value)
                    if _PEER.value else step_times(s, dtype=_DTYPE.value, steps=_STEPS.value))
   result = {"facts": logs.facts(), "rows": [one(s) for s in _SIZES.value]}
@@ -168,6 +282,10 @@ def main(argv: list[str]) -> None:
     if _COMPILE.value:
       print(f"\n{_COMPILE.value}: traced in {result['compile']['trace_s']:.1f} s, "
             f"compiled in {result['compile']['compile_s']:.1f} s")
+  _write(result)
+
+
+def _write(result):
   text = json.dumps(result)
   print(text)
   if _OUT.value:

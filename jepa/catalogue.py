@@ -1,10 +1,11 @@
 """The table of methods in Markdown, made from the code:
 python -m jepa.catalogue [--check README.md | --write README.md]
 
-A row is a module of jepa/methods: its constants NAME, PAPER, FAMILY and PREVENTS (what keeps the representation
-from collapsing), its length, the config that runs it, and its numbers in configs/compare.results.json (the
-results.json of that study), "not run" where there are none. --check exits with 1 where the table between
-<!-- methods --> and <!-- /methods --> differs from the code's; --write replaces it.
+A row is a module of jepa/methods: its constants NAME, PAPER, FAMILY and PREVENTS (what keeps the
+representation from collapsing), its length, the config that runs it, and its numbers in
+configs/compare.results.json (the results.json of that study), "not run" where there are none. --check exits
+with 1 where the table between <!-- methods --> and <!-- /methods --> differs from the code's; --write
+replaces it.
 """
 import argparse
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,10 @@ from types import ModuleType
 from typing import Any
 
 from jepa.evals import study_report
+from jepa.evals.study_report import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "jepa.methods"
-FAMILIES = ("contrastive", "non-contrastive", "masked latent", "reconstruction", "supervised")
 BEGIN, END = "<!-- methods -->", "<!-- /methods -->"
 RESULTS = "compare.results.json"        # in the folder of configs
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")
@@ -66,7 +67,7 @@ def modules(package: str = PACKAGE) -> list[ModuleType]:
 
 
 def configs_of(folder: Path) -> dict[str, list[Path]]:
-  """method -> the files of `folder` that run it, sorted; studies and files without a tiny form are left out."""
+  """method -> the files of `folder` that run it, sorted; without studies and files that have no tiny form."""
   found: dict[str, list[Path]] = {}
   for path in sorted(folder.glob("*.py")):
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
@@ -158,8 +159,8 @@ def main(argv: Sequence[str] | None = None, *, package: str = PACKAGE, folder: P
     path.write_text(new)
   elif new != old:
     differing = [line for line in new.splitlines() if line not in old.splitlines()]
-    print(f"{path}: the table of methods is not that of the code; run python -m jepa.catalogue --write {path}",
-          *differing, sep="\n", file=sys.stderr)
+    print(f"{path}: the table of methods is not that of the code; run "
+          f"python -m jepa.catalogue --write {path}", *differing, sep="\n", file=sys.stderr)
     return 1
   return 0
 

@@ -38,9 +38,12 @@ from absl import app, flags, logging
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from jepa import config as configs, experiment, flops, logs, train
+from jepa import checkpoint, config as configs, experiment, flops, logs, train
 from jepa.evals import study_report as reports
 from jepa.evals import suite
+
+# Fields of a run's config that its training does not depend on; one that differs in another is another run.
+FREE = {"eval", "log", "checkpoint", "mesh", "replicated_tolerance", "nonfinite"}
 
 
 class Study(NamedTuple):
@@ -77,7 +80,7 @@ class Plan(NamedTuple):
 
 
 def read(c: ConfigDict) -> tuple[Study, dict[str, Run]]:
-  """The study and its runs by name.
+  """The study and its runs by name, group by group.
 
   Raises:
     ValueError: names the field that does not fit, and what would.
@@ -98,7 +101,9 @@ def read(c: ConfigDict) -> tuple[Study, dict[str, Run]]:
     runs[name] = configs.call(Run, f"config.runs.{name}", **fields)
     if study.figure == "lines" and runs[name].x is None:
       raise ValueError(f"config.runs.{name}.x is missing: figure 'lines' draws against it")
-  return study, runs
+  # A ConfigDict sorts its keys unless it is made with sort_keys=False; groups belong together in any case.
+  groups = dict.fromkeys((*reports.FAMILIES, *(r.group for r in runs.values())))
+  return study, {name: r for group in groups for name, r in runs.items() if r.group == group}
 
 
 def plan(study: Study, run: Run) -> Plan:
@@ -115,8 +120,8 @@ def plan(study: Study, run: Run) -> Plan:
   steps = exp.total
   if study.flops > 0:
     if not per_step > 0:
-      raise ValueError("a step of this run has no matrix product or convolution to count, so config.study.flops "
-                       f"= {study.flops:g} gives it no length; set config.study.flops=0")
+      raise ValueError("a step of this run has no matrix product or convolution to count, so it has no "
+                       f"length under config.study.flops = {study.flops:g}; set config.study.flops=0")
     steps = max(1, round(study.flops / per_step))
     c["total"] = f"{steps} steps"
   parameters = sum(x.size for x in jax.tree.leaves(exp.abstract.params))
@@ -143,6 +148,7 @@ def run(c: ConfigDict, workdir: str | Path, *, only: Sequence[str] = (), seeds: 
   seeds = tuple(dict.fromkeys(seeds or study.seeds))
   try:
     with _sigterm_is_ctrl_c():
+      print(f"counting the FLOPs of {len(names)} runs", file=sys.stderr, flush=True)
       plans = {name: _plan_or_error(study, runs[name]) for name in names}
       if listing:
         print(_list(study, runs, plans, seeds, workdir), flush=True)
@@ -152,8 +158,9 @@ def run(c: ConfigDict, workdir: str | Path, *, only: Sequence[str] = (), seeds: 
     interrupted = True
 
   results = gather(runs, workdir)
-  page = reports.write(workdir, results, study=study._asdict(), runs={k: r._asdict() for k, r in runs.items()},
-                       command=command, config=configs.plain(c))
+  page = reports.write(workdir, results, study=study._asdict(),
+                       runs={name: r._asdict() for name, r in runs.items()}, command=command,
+                       config=configs.plain(c))
   print(f"\n{(workdir / 'table.md').read_text()}\nreport: {page}", flush=True)
   if interrupted:
     print("interrupted: the same command continues", file=sys.stderr)
@@ -175,8 +182,9 @@ def gather(runs: Mapping[str, Run], workdir: Path) -> list[reports.Result]:
       found.append(reports.Result(
           name=name, label=r.label, group=r.group, x=r.x, seed=seed, record=record,
           rows=[] if failure else _finished(folder, record.get("steps")), history=logs.history(folder),
-          floors=(_json(folder / "floors.json") or {}).get("rows", []), config=_json(folder / "config.json") or {},
-          facts=_json(folder / "facts.json") or {}, failed=failure["message"] if failure else ""))
+          floors=(_json(folder / "floors.json") or {}).get("rows", []),
+          config=_json(folder / "config.json") or {}, facts=_json(folder / "facts.json") or {},
+          failed=failure["message"] if failure else ""))
   return found
 
 
@@ -217,6 +225,8 @@ def _one(name: str, r: Run, planned: Plan | str, seed: int, folder: Path) -> tup
   logs.write_json(folder / "study.json", record)
   clock, code, message, trace = time.monotonic(), 0, "", ""
   try:
+    if checkpoint.steps(folder / "checkpoints"):
+      _refuse_other_run(folder, planned, seed)
     code = train.run(ConfigDict(planned.config | {"seed": seed}), folder)
   except Exception as error:        # also what no run should raise: it must not cost the others
     message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
@@ -228,6 +238,26 @@ def _one(name: str, r: Run, planned: Plan | str, seed: int, folder: Path) -> tup
     message = (f"{folder} has no evaluation at step {planned.steps}: it holds a run of another length, or "
                "config.eval.final is empty; use another --workdir, or name evaluators")
   return _fail(folder, message, trace) if message else (code, "")
+
+
+def _refuse_other_run(folder: Path, planned: Plan, seed: int) -> None:
+  """train.run goes on with a changed learning rate or length; in a table that would be called what it is not.
+
+  Raises:
+    checkpoint.Mismatch: the folder holds what another config trained.
+  """
+  old, new = _json(folder / "config.json") or {}, _as_saved(planned, seed)
+  data = lambda c: {k: v for k, v in c.get("data", {}).items() if k not in ("workers", "prefetch")}
+  changed = [k for k in new if k not in FREE | {"data"} and old.get(k) != new[k]]
+  changed += ["data"] if data(old) != data(new) else []
+  if changed:
+    raise checkpoint.Mismatch(f"{folder} holds a run of another config ({', '.join(changed)} changed): move "
+                              "it away, or use another --workdir")
+
+
+def _as_saved(planned: Plan, seed: int) -> dict:
+  """The run's config as its config.json has it."""
+  return json.loads(json.dumps(planned.config | {"seed": seed}, default=str))
 
 
 def _fail(folder: Path, message: str, trace: str) -> tuple[int, str]:
@@ -249,8 +279,7 @@ def _complete(planned: Plan | str, seed: int, folder: Path) -> bool:
   """Whether the folder holds exactly this run, evaluated at its last step."""
   if isinstance(planned, str) or (folder / "failed.json").exists() or not _finished(folder, planned.steps):
     return False
-  wanted = json.loads(json.dumps(planned.config | {"seed": seed}, default=str))
-  return _json(folder / "config.json") == wanted
+  return _json(folder / "config.json") == _as_saved(planned, seed)
 
 
 def _finished(folder: Path, steps: int | None) -> list[dict]:
@@ -265,8 +294,8 @@ def _chosen(only: Sequence[str], runs: Mapping[str, Run]) -> list[str]:
   for name in only:
     if name not in runs:
       near = difflib.get_close_matches(name, runs, 1)
-      raise ValueError(f"--only={name}: there is no such run{f'; did you mean {near[0]!r}?' if near else '.'} "
-                       f"Runs: {', '.join(runs)}")
+      hint = f"; did you mean {near[0]!r}?" if near else "."
+      raise ValueError(f"--only={name}: there is no such run{hint} Runs: {', '.join(runs)}")
   return [name for name in runs if not only or name in only]
 
 
@@ -303,7 +332,8 @@ def _list(study: Study, runs: Mapping[str, Run], plans: Mapping[str, Plan | str]
                                 for i, (t, w) in enumerate(zip(line, widths))).rstrip()
   total = sum(p.flops_per_step * p.steps for p in plans.values() if not isinstance(p, str)) * len(seeds)
   return "\n".join([study.title, "", *map(text, (head, *body)), "",
-                    f"{len(plans) * len(seeds)} runs with seeds {', '.join(map(str, seeds))}: {total:.3g} FLOPs"])
+                    f"{len(plans) * len(seeds)} runs with seeds {', '.join(map(str, seeds))}: "
+                    f"{total:.3g} FLOPs"])
 
 
 @contextlib.contextmanager
@@ -350,9 +380,9 @@ def start() -> None:
       "config", None, "A study of configs/, as FILE or FILE:ARGUMENT; override its fields with "
       "--config.a.b=value, as in --config.study.flops=1e14 or \"--config.runs['NAME'].config.batch=64\".",
       lock_config=True)
-  flags.DEFINE_string("workdir", None, "Where the runs, results.json, table.md and report.html go. The same one "
-                      "again continues the study. One process with all its devices; many processes are not "
-                      "supported.")
+  flags.DEFINE_string("workdir", None, "Where the runs, results.json, table.md and report.html go. The same "
+                      "one again continues the study. One process with all its devices; many processes are "
+                      "not supported.")
   flags.DEFINE_list("only", [], "Names of runs, comma separated; all by default.")
   flags.DEFINE_list("seeds", [], "Seeds, comma separated; those of the study by default.")
   flags.DEFINE_bool("list", False, "Print the runs with their steps and FLOPs, and train nothing.")

@@ -12,7 +12,7 @@ PyTree = Any
 Params = PyTree
 Stats = PyTree
 Extra = PyTree
-Batch = Mapping[str, jax.Array]     # "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]
+Batch = Mapping[str, jax.Array]     # "image" uint8 [B H W C], "label", "index" int32 [B], "text" int32 [B L]
 Metrics = dict[str, jax.Array]      # f32 scalars
 
 

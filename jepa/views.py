@@ -42,8 +42,8 @@ PUBLISHED: dict[str, dict] = {
 
 
 def make(*, kind: str, **args) -> Recipe:
-  """A recipe by name: "affine", "crops", or a row of `PUBLISHED` (see `published`)."""
-  recipes = {"affine": affine_views, "crops": crop_views}
+  """A recipe by name: "affine", "crops", "given", or a row of `PUBLISHED` (see `published`)."""
+  recipes = {"affine": affine_views, "crops": crop_views, "given": given_views}
   if kind in PUBLISHED:
     return published(kind, **args)
   if kind not in recipes:
@@ -149,6 +149,11 @@ def crop_views(*, count: int = 1, size: int, scale: Sequence[float] = (0.3, 1.0)
     groups = (group(k_global, images, sets, size, scale),)
     return groups + ((group(k_local, images, local_sets, local_size, local_scale),) if local_sets else ())
   return recipe
+
+
+def given_views() -> Recipe:
+  """Views that the loader made: images [B V h w C] -> one group [V B h w C]."""
+  return lambda key, images: (jnp.moveaxis(images, 1, 0),)
 
 
 def _check_range(name, share):

@@ -28,7 +28,7 @@ def package(tmp_path, monkeypatch):
   """(name of a package of methods, folder with its configs)."""
   folder = tmp_path / "fake_methods"
   folder.mkdir()
-  constants = lambda name, paper, family: f"NAME, PAPER, FAMILY = {name!r}, {paper!r}, {family!r}\nPREVENTS = 'a | b'\n"
+  constants = lambda *values: f"NAME, PAPER, FAMILY = {values!r}\nPREVENTS = 'a | b'\n"
   for name, doc, text in (
       ("old", "Old (1999).", constants("Old", "NIPS 1999", "contrastive")),
       ("newer", "Newer.", constants("Newer", "arXiv 2105.00001, 2105.00002", "contrastive")),
@@ -38,7 +38,8 @@ def package(tmp_path, monkeypatch):
   (folder / "__init__.py").write_text("")
   (folder / "_private.py").write_text("raise RuntimeError\n")
   (tmp_path / "configs").mkdir()
-  for name, body in (("old", "return ConfigDict(dict(method='old'))"), ("old_big", "return ConfigDict(dict(method='old'))"),
+  for name, body in (("old", "return ConfigDict(dict(method='old'))"),
+                     ("old_big", "return ConfigDict(dict(method='old'))"),
                      ("newer_small", "return ConfigDict(dict(method='fake_methods.newer'))"),
                      ("compare", "return ConfigDict(dict(study={}, runs={}, method='old'))"),
                      ("no_tiny", "raise ValueError(arg)")):
@@ -70,7 +71,8 @@ def test_a_row(package):
   assert rows["Newer"][1] == ("[2105.00001](https://arxiv.org/abs/2105.00001), "
                               "[2105.00002](https://arxiv.org/abs/2105.00002)")
   assert rows["Newer"][5] == "[newer_small](configs/newer_small.py)"
-  assert rows["bare"][1] == "[2002.05709](https://arxiv.org/abs/2002.05709)" and rows["bare"][4:6] == ["-", "-"]
+  assert rows["bare"][1] == "[2002.05709](https://arxiv.org/abs/2002.05709)"
+  assert rows["bare"][4:6] == ["-", "-"]
 
 
 def test_numbers_of_the_study(package):
@@ -96,7 +98,8 @@ def test_check_and_write(package, capsys):
   assert call("--check") == 1 and "--write" in capsys.readouterr().err
   assert call("--write") == 0 and call("--check") == 0
   text = readme.read_text()
-  assert text.startswith("# Title\n\n<!-- methods -->\n| method |") and text.endswith("|\n<!-- /methods -->\n\nThe end.\n")
+  assert text.startswith("# Title\n\n<!-- methods -->\n| method |")
+  assert text.endswith("|\n<!-- /methods -->\n\nThe end.\n")
   assert catalogue.main([], package=name, folder=folder) == 0
   assert capsys.readouterr().out.strip() in text
 

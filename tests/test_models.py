@@ -284,7 +284,7 @@ def test_sizes_override_the_variant():
      "15x16 is not divisible into patches of 4: choose"),
     (lambda: vit.encoder(**TINY).apply({}, np.zeros((1, 16, 18, 3))),
      "16x18 is not divisible into patches of 4"),
-    (lambda: backbone.make(name="resnet"), "'resnet' is unknown; choose one of convnet, vit"),
+    (lambda: backbone.make(name="mlp"), "'mlp' is unknown; choose one of convnet, resnet, vit"),
     (lambda: convnet.convnet(widths=(1, 2), strides=(1,)),
      "2 widths, 1 strides and 2 kernels; give as many of each")])
 def test_wrong_sizes_say_what_to_do(make, told):

@@ -87,6 +87,41 @@ def test_wrong_sizes_say_what_to_do(args, told):
 # What they compute.
 
 
+def windows(x, side, stride, pad, fill=0.0):
+  """[B h w C side side]"""
+  x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+  return np.lib.stride_tricks.sliding_window_view(x, (side, side), (1, 2))[:, ::stride, ::stride]
+
+
+def by_hand(params, x, bottleneck, stem):
+  """The map after two stages of a block each, in training."""
+  def product(x, name, stride):
+    kernel, p = params[name]["kernel"], params[name.replace("conv", "norm")]
+    h = np.einsum("bhwcij,ijcd->bhwd", windows(x, len(kernel), stride, len(kernel) // 2), kernel)
+    return (h - h.mean((0, 1, 2))) / np.sqrt(h.var((0, 1, 2)) + 1e-5) * p["scale"] + p["bias"]
+  relu = lambda x: np.maximum(x, 0)
+  x = relu(product(x, "conv", 1 if stem == "cifar" else 2))
+  x = x if stem == "cifar" else windows(x, 3, 2, 1, -np.inf).max((-1, -2))
+  for stage in range(2):
+    name, y = f"stage{stage}_block0_conv", x
+    for j in range(2 + bottleneck):
+      y = product(y, f"{name}{j}", 2 if stage and j == bottleneck else 1)
+      y = y if j == 1 + bottleneck else relu(y)
+    x = relu(y + (product(x, f"{name}_shortcut", 1 + stage) if f"{name}_shortcut" in params else x))
+  return x
+
+
+@pytest.mark.parametrize("bottleneck,stem", [(False, "imagenet"), (True, "cifar")])
+def test_blocks_are_those_of_a_loop(bottleneck, stem):
+  net, params, stats = small(bottleneck=bottleneck, stem=stem)
+  params, x = jax.device_get(shaken(params)), images(4, 16)
+  tokens = by_hand(params, x, bottleneck, stem).reshape(4, -1, 32 if bottleneck else 8)
+  assert tokens.shape[1] == (4 if stem == "imagenet" else 64)
+  out = compiled(net)[0](params, stats, x)[0]
+  close(out.tokens, tokens, rtol=1e-3, atol=1e-3)
+  close(out.pooled, tokens.mean(1), rtol=1e-3, atol=1e-3)
+
+
 def test_bfloat16_is_of_the_compute_only():
   net, variables, image = abstract(32, depth=18, stem="cifar", width=8, dtype="bfloat16")
   products = [line for line in str(jax.make_jaxpr(functools.partial(net.apply, train=True))(

@@ -1,8 +1,9 @@
-"""A study makes its runs, skips what is finished, goes on after failures, and reports what the runs measured."""
+"""A study makes its runs, skips what is finished, goes on after failures, reports what the runs measured."""
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -79,7 +80,7 @@ def test_numbers_are_those_of_the_runs(done):
   by = {(r["name"], r["metric"]): r for r in rows}
   for name, group, x in (("sig", "with", 0.0), ("sig-none", "without", 1.0)):
     for metric in ("knn", "rankme"):
-      values = [r["mean"] for seed in (0, 1) for r in suite.load(workdir / name / f"seed{seed}" / "results.json")
+      values = [r["mean"] for s in (0, 1) for r in suite.load(workdir / name / f"seed{s}" / "results.json")
                 if (r["row"], r["metric"]) == (suite.TRAINED, metric)]
       row = by[name, metric]
       assert row["mean"] == pytest.approx(statistics.mean(values), rel=1e-12)
@@ -113,7 +114,7 @@ def test_table_page_and_figures(done):
   assert "a \\| note" in table and "2 seeds" in table
   text = (workdir / "report.html").read_text()
   assert len(parse(workdir / "report.html").images) == len(list((workdir / "figures").glob("*.png"))) >= 2
-  for piece in ("Two &lt;runs&gt;", "Does it matter?", "python -m jepa.study --config=a.py", "SIGReg", "Git revision"):
+  for piece in ("Two &lt;runs&gt;", "Does it matter?", "python -m jepa.study --config=a.py", "Git revision"):
     assert piece in text
 
 
@@ -161,6 +162,20 @@ def test_a_run_of_another_length_is_no_result(done, tmp_path, monkeypatch):
   c = config(flops=1e9)
   assert study.run(c, tmp_path, only=["sig"], seeds=[0]) == 1
   assert "another length" in json.loads((tmp_path / "sig/seed0/failed.json").read_text())["message"]
+
+
+def test_a_changed_config_is_another_run(done, tmp_path, monkeypatch):
+  """The folder's result is that of the learning rate it was trained with; other evaluations are made anew."""
+  shutil.copytree(done[0] / "sig", tmp_path / "sig")
+  called = []
+  monkeypatch.setattr(train, "run", lambda c, at: called.append(at.name) or 0)
+  c = config()
+  c.runs["sig"].config.eval.batch = 64
+  assert study.run(c, tmp_path, only=["sig"], seeds=[0]) == 0 and called == ["seed0"]
+  c.runs["sig"].config.optim.lr.value = 1.0
+  assert study.run(c, tmp_path, only=["sig"], seeds=[0]) == 1 and called == ["seed0"]
+  failure = json.loads((tmp_path / "sig/seed0/failed.json").read_text())
+  assert "another config (optim changed)" in failure["message"]
 
 
 def test_sigterm_between_runs_is_an_interruption(tmp_path, monkeypatch):
@@ -213,11 +228,11 @@ def test_mistakes_say_what_to_write(tmp_path):
 def test_the_command_line(tmp_path):
   (tmp_path / "two.py").write_text(CONFIG.format(root=str(runs.ROOT)))
   command = [sys.executable, "-m", "jepa.study", f"--config={tmp_path}/two.py", f"--workdir={tmp_path}/w"]
-  finished = subprocess.run([*command, "--only=sig", "--seeds=3", "--config.runs['sig'].config.log.every=2 steps"],
-                            cwd=runs.ROOT, capture_output=True, text=True, timeout=200)
+  more = ["--only=sig", "--seeds=3", "--config.runs['sig'].config.log.every=2 steps"]
+  finished = subprocess.run([*command, *more], cwd=runs.ROOT, capture_output=True, text=True, timeout=200)
   assert finished.returncode == 0, finished.stderr
   assert "[1/1] sig seed 3: done" in finished.stderr and "| SIGReg | with |" in finished.stdout
-  assert "Not run yet: Nothing." in finished.stdout
+  assert "Not run yet: sig-none." in finished.stdout
   assert json.loads((tmp_path / "w/sig/seed3/config.json").read_text())["log"]["every"] == "2 steps"
 
 
@@ -234,8 +249,9 @@ def result(name, seed=0, *, x=None, encoder="vit", data="toy", group="g", label=
           for metric, value in (("linear", 0.7), ("knn", 0.6), ("rankme", 9.0), ("std_relative", 0.4))]
   history = [{"step": s, "eval/knn": 0.3 + s / 200, "eval/rankme": 9.0 / (1 + s * name.endswith("-none")),
               "eval/std_relative": 0.5 * 0.5 ** (s * name.endswith("-none"))} for s in (10, 20, 30)]
-  return reports.Result(name, label or name.title(), group, x, seed, {"steps": 40, "images_per_s": 100.0 + len(name)},
-                        [] if failed else rows, history, rows, {"args": {"encoder": {"name": encoder}}}, {}, failed)
+  return reports.Result(
+      name, label or name.title(), group, x, seed, {"steps": 40, "images_per_s": 100.0 + len(name)},
+      [] if failed else rows, history, rows, {"args": {"encoder": {"name": encoder}}}, {}, failed)
 
 
 def write(tmp_path, results, figure, **fields):
@@ -245,7 +261,8 @@ def write(tmp_path, results, figure, **fields):
 
 
 @pytest.mark.parametrize("figure,files", [
-    ("bars", {"knn", "linear", "speed"}), ("curves", {"training", "knn", "linear"}), ("lines", {"knn", "linear"})])
+    ("bars", {"knn", "linear", "speed"}), ("curves", {"training", "knn", "linear"}),
+    ("lines", {"knn", "linear"})])
 def test_figures(tmp_path, figure, files):
   results = [result(name, seed, x=x, label=label)
              for x in (0.0, 0.5) for name, label in ((f"a{x}", "A"), (f"a{x}-none", "B")) for seed in (0, 1)]
@@ -263,8 +280,9 @@ def test_figures(tmp_path, figure, files):
 def test_an_empty_study_has_a_page(tmp_path):
   page = write(tmp_path, [result("a", failed="ValueError: x")], "bars")
   assert parse(page).images == [] and "failed" in (tmp_path / "table.md").read_text()
-  assert parse(reports.write(tmp_path, [], study=study.Study("T", "Q")._asdict(), runs={"a": dict(label="A")})).images == []
-  assert "Not run yet: A." in (tmp_path / "table.md").read_text()
+  page = reports.write(tmp_path, [], study=study.Study("T", "Q")._asdict(), runs={"a": dict(label="A")})
+  assert parse(page).images == []
+  assert "Not run yet: a." in (tmp_path / "table.md").read_text()
 
 
 def test_floors_of_different_backbones_and_data_are_told_apart():
@@ -275,7 +293,17 @@ def test_floors_of_different_backbones_and_data_are_told_apart():
   assert labels([result("a", x=0.0, data="p"), result("b", x=0.5, data="q")]) == [
       (suite.PIXELS, 0.0, ["a"]), (suite.UNTRAINED, 0.0, ["a"]), (suite.PIXELS, 0.5, ["b"]),
       (suite.UNTRAINED, 0.5, ["b"])]
+  assert labels([result("a", x=0.0), result("b", x=0.0, encoder="resnet")])[0] == (
+      suite.PIXELS, None, ["a", "b"])
   assert labels([result("a", data="p"), result("b", data="q")])[0] == ("raw pixels of A", None, ["a"])
+
+
+def test_groups_are_in_the_order_of_families():
+  c = config()
+  order = lambda: list(study.read(c)[1])
+  assert order() == ["sig", "sig-none"]
+  c.runs["sig"].group, c.runs["sig-none"].group = "reconstruction", "contrastive"
+  assert order() == ["sig-none", "sig"]
 
 
 def test_seeds_that_cannot_be_averaged_are_told():
@@ -293,5 +321,6 @@ def test_numbers_are_readable():
   row = lambda mean, ci95=None: {"mean": mean, "ci95": ci95}
   text = reports.text
   assert text(row(0.9123, 0.012), "knn") == "91.2 ± 1.2" and text(row(0.9), "knn") == "90.0"
-  assert text(row(2e-5, 1e-6), "std_relative") == "2e-05" and text(row(0.413, 0.01), "std_relative") == "0.41 ± 0.01"
+  assert text(row(2e-5, 1e-6), "std_relative") == "2e-05"
+  assert text(row(0.413, 0.01), "std_relative") == "0.41 ± 0.01"
   assert text(row(1234.5, 3), "images_per_s") == "1,234" and text(None, "knn") == "-"

@@ -82,7 +82,6 @@ def test_one_width_is_a_linear_map():
 
 
 @pytest.mark.parametrize("args,told", [
-    (dict(widths=()), "at least one width"),
     (dict(last="layer"), "last 'layer' is unknown; choose one of plain, batch, unscaled"),
     (dict(activation="tanh"), "activation 'tanh' is unknown; choose one of relu, gelu")])
 def test_wrong_heads_are_told(args, told):

@@ -418,6 +418,12 @@ def test_an_unknown_recipe_says_which_exist():
     views.make(kind="crop", size=8)
 
 
+def test_given_views_are_those_of_the_batch():
+  batch = np.random.default_rng(0).random((5, 2, 4, 4, 3), np.float32)
+  (out,) = views.make(kind="given")(KEY, batch)
+  np.testing.assert_array_equal(out, batch.swapaxes(0, 1))
+
+
 # Published sets.
 
 WHOLE = dict(scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)

@@ -116,9 +116,10 @@ def panel_curves(history: Sequence[Mapping[str, Any]], rows: Sequence[F.Row] = (
                   ha="right", fontsize=8.5)
     if probes:
       ax = next(axes)
-      names = {"linear": "linear, all labels", "lowshot": f"linear, {_labels(by)} a class", "knn": "kNN"}
+      names = {"linear": "linear, all labels", "lowshot": f"linear, {_labels(by)} a class", "knn": "kNN",
+               "finetune": "fine-tuned", "segment": "segmentation"}
       tags = []
-      for metric, colour in zip(probes, (COLOURS[suite.TRAINED], "#0b9e73", "#c65ba0")):
+      for metric, colour in zip(probes, (COLOURS[suite.TRAINED], "#0b9e73", "#c65ba0", "#8c6d1f", "#5b4ccc")):
         x, y = np.asarray(curves[metric]).T
         ax.plot(x, 100 * y, color=colour, marker="o", ms=3.5, label=names[metric], zorder=3)
         tags.append((100 * y[-1], f"{100 * y[-1]:.1f}", colour))
@@ -337,10 +338,11 @@ def write(path: str | os.PathLike, *, title: str, rows: Sequence[F.Row],
 def _table(rows: Sequence[F.Row]) -> str:
   if not rows:
     return "<p>No evaluation has been made.</p>"
-  titles, lines = suite.cells(rows)
+  shown = suite.columns(rows)
+  titles, lines = suite.cells(rows, shown)
   head = "".join(f"<th>{_text(a)}<br><small>{_text(b) or '&nbsp;'}</small></th>" for a, b in titles)
   best = {}
-  for i, (*_, kind) in enumerate(suite.COLUMNS):
+  for i, (*_, kind) in enumerate(shown):
     values = [means[i] for _, _, means in lines if means[i] is not None]
     if kind == "percent" and len(values) > 1:       # RankMe and std are diagnoses, not scores
       best[i] = max(values)

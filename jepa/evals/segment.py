@@ -3,7 +3,8 @@ there?
 
 Every token is one example. Its label is the commonest class of its cell's labelled pixels, if those are at
 least a quarter of the cell, else background; the classifier is that of the linear probe. The score is the
-mean, over the classes, background among them, of intersection over union (PASCAL VOC's mIoU), counted in cells.
+mean, over the classes, background among them, of intersection over union (PASCAL VOC's mIoU), counted
+in cells.
 
 Shape letters: N images, H W C image (H = W), G cells a side, T = G*G cells, S pixels a side of a cell,
 D width, K classes.

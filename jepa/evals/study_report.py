@@ -1,9 +1,9 @@
 """The results of many runs: rows with confidence intervals, a table, figures, one page.
 
 A row of a study's results.json is {"name", "label", "group", "x", "metric", "mean", "sd", "ci95", "seeds",
-"failed"}: of the trained encoder, over seeds. ci95 is the half-width of the 95 % confidence interval of the mean
-(Student t), null with one seed; failed, the messages of seeds that have no number. Floors have the group "floor",
-the name "raw pixels" or "untrained encoder", and "runs", the names of those they belong to.
+"failed"}: of the trained encoder, over seeds. ci95 is the half-width of the 95 % confidence interval of the
+mean (Student t), null with one seed; failed, the messages of seeds that have no number. Floors have the group
+"floor", the name "raw pixels" or "untrained encoder", and "runs", the names of those they belong to.
 """
 import base64
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from jepa.evals import features as F, report, suite
 from jepa.evals.report import FAINT, INK
 
 FIGURES = ("bars", "curves", "lines")
+FAMILIES = ("contrastive", "non-contrastive", "masked latent", "reconstruction", "supervised")
 FLOOR = "floor"
 FACTS = ("images_per_s", "steps", "parameters", "flops_total", "seconds")      # of study.json, as metrics
 PERCENT = tuple(m for m, *_, kind in suite.COLUMNS if kind == "percent")
@@ -55,8 +56,8 @@ class Result(NamedTuple):
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
-  """Rows of the floors, then of the runs in the order of `results`; a run of which nothing is finished or failed
-  has none."""
+  """Rows of the floors, then of the runs in the order of `results`; a run of which nothing is finished or
+  failed has none."""
   rows = _floors(results)
   for name in dict.fromkeys(r.name for r in results):
     own = [r for r in results if r.name == name]
@@ -90,12 +91,11 @@ def _row(of: Result, metric: str, mean: float | None, sd: float | None, seeds: i
 
 
 def _floors(results: Sequence[Result]) -> list[Row]:
-  """Raw pixels once for every data set; the untrained encoder once for every data set and backbone, each seed's
-  number a mean over the runs that share them (their other parts draw their weights differently)."""
+  """Raw pixels once for every data set; the untrained encoder once for every data set and backbone, each
+  seed's number a mean over the runs that share them (their other parts may have drawn other weights)."""
   groups: dict[tuple[str, str], dict] = {}
   for r in results:
-    args = r.config.get("args", {})
-    backbone = dict(args.get("encoder", {}))
+    backbone = {"name": "vit"} | dict(r.config.get("args", {}).get("encoder", {}))
     for row in r.rows:
       if row["row"] == suite.TRAINED:
         continue
@@ -104,18 +104,20 @@ def _floors(results: Sequence[Result]) -> list[Row]:
       if row["row"] == suite.UNTRAINED:
         key += [p.get("features"), backbone]
       group = groups.setdefault((row["row"], json.dumps(key, sort_keys=True, default=str)),
-                                {"runs": {}, "x": set(), "encoder": backbone.get("name", "vit"), "values": {}})
+                                {"runs": {}, "x": set(), "encoder": backbone["name"], "values": {}})
       group["runs"][r.name] = r.label
       group["x"].add(r.x)
       group["values"].setdefault(row["metric"], {}).setdefault(r.seed, []).append(row["mean"])
   rows = []
+  varies = len({x for g in groups.values() for x in g["x"]}) > 1
   for (name, key), group in groups.items():
     others = [g for (n, k), g in groups.items() if n == name and k != key]
-    label, x = name, next(iter(group["x"])) if len(group["x"]) == 1 and others else None
+    x = next(iter(group["x"])) if varies and len(group["x"]) == 1 else None
+    label = name
     if name == suite.UNTRAINED and any(g["encoder"] != group["encoder"] for g in others):
       label = f"untrained {group['encoder']}"
-    if any(x is None and g["encoder"] == group["encoder"] for g in others):
-      # nothing short tells them apart
+    if any((x is None or g["x"] == group["x"]) and (name == suite.PIXELS or g["encoder"] == group["encoder"])
+           for g in others):      # nothing short tells them apart
       labels = list(dict.fromkeys(group["runs"].values()))
       label += f" of {labels[0]}" + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
     of = Result(name=name, label=label, group=FLOOR, x=x, seed=0, record={}, rows=[])
@@ -140,8 +142,9 @@ def cells(rows: Sequence[Row], *, x: str = "", labels: int | str = 10,
   short = {"linear": "linear", "lowshot": f"{labels} labels a class", "knn": "kNN", "segment": "segmentation",
            "finetune": "fine-tune"}
   columns = [(m, short.get(m, m)) for m in PERCENT if m in metrics]
-  columns += [(m, t) for m, t in (("rankme", "RankMe"), *((("std_relative", "relative std"),) if spread else ()),
-                                  ("images_per_s", "images/s"), ("steps", "steps")) if m in metrics]
+  others = {"rankme": "RankMe", **({"std_relative": "relative std"} if spread else {}),
+            "images_per_s": "images/s", "steps": "steps"}
+  columns += [(m, title) for m, title in others.items() if m in metrics]
   lines = {}
   for r in rows:
     lines.setdefault((r["group"] == FLOOR, r["name"], r["label"], r["x"]), {})[r["metric"]] = r
@@ -155,8 +158,8 @@ def cells(rows: Sequence[Row], *, x: str = "", labels: int | str = 10,
       texts[:1] = ["failed"]
     if done and gone:
       label = f"{label} ({done} of {done + gone} seeds)"
-    body.append((name, label, ["" if floor else one["group"], *(["" if at is None else f"{at:g}"] if x else []),
-                               *texts]))
+    where = ["" if at is None else f"{at:g}"] if x else []
+    body.append((name, label, ["" if floor else one["group"], *where, *texts]))
   return titles, body
 
 
@@ -182,8 +185,8 @@ def legend(rows: Sequence[Row]) -> str:
     return "Nothing is finished yet."
   over = "one seed" if seeds == [1] else f"{'-'.join(map(str, sorted({seeds[0], seeds[-1]})))} seeds"
   interval = "" if seeds == [1] else ", ± half the 95 % confidence interval (Student t)"
-  return (f"Means over {over}{interval}; accuracies in %. RankMe counts directions that the features use and is "
-          "bounded by their width.")
+  return (f"Means over {over}{interval}; accuracies in %. RankMe counts directions that the features use and "
+          "is bounded by their width.")
 
 
 def markdown(rows: Sequence[Row], *, notes: Mapping[str, str] = {}, **options: Any) -> str:
@@ -214,7 +217,8 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 
 def panel_dots(rows: Sequence[Row], metric: str, *, path: str | os.PathLike, chance: float = 0.0) -> str:
-  """One metric of all runs: a dot and the interval of each, sorted within its group; floors as vertical lines."""
+  """One metric of all runs: a dot and the interval of each, sorted within its group; floors as vertical
+  lines."""
   scale = 100 if metric in PERCENT else 1
   groups = list(dict.fromkeys(r["group"] for r in rows if r["group"] != FLOOR))
   lines = []              # (y, group or row)
@@ -244,20 +248,20 @@ def panel_dots(rows: Sequence[Row], metric: str, *, path: str | os.PathLike, cha
         continue
       colour = COLOURS[groups.index(r["group"]) % len(COLOURS)]
       ax.text(-0.015, at, r["label"], transform=margin, ha="right", va="center", fontsize=9)
-      value = "failed" if r["mean"] is None else text(r, metric)
-      ax.text(1.02, at, value, transform=margin, va="center", fontsize=8.5, color=FAINT if value == "failed" else INK)
+      ax.text(1.02, at, "failed" if r["mean"] is None else text(r, metric), transform=margin, va="center",
+              fontsize=8.5, color=FAINT if r["mean"] is None else INK)
       ax.axhline(at, color="#eef0f3", lw=0.8, zorder=0)
       if r["mean"] is not None:
-        ax.errorbar(scale * r["mean"], at, xerr=None if r["ci95"] is None else scale * r["ci95"], fmt="o", ms=5.5,
-                    color=colour, capsize=2.5, lw=1.5, zorder=3)
+        ax.errorbar(scale * r["mean"], at, xerr=None if r["ci95"] is None else scale * r["ci95"], fmt="o",
+                    ms=5.5, color=colour, capsize=2.5, lw=1.5, zorder=3)
     low = min(r["mean"] for r in numbers)
     floors = [r for r in rows if r["group"] == FLOOR and r["metric"] == metric]
     # Intervals of few seeds can be wider than everything else: the dots and floors set the scale.
     seen = [scale * r["mean"] for r in (*numbers, *floors)]
     ax.set_xlim(*_limits([*seen, *([100 * chance] if 0 < chance and low < 2 * chance else [])], scale))
     for i, r in enumerate(floors):
-      ax.axvline(scale * r["mean"], color=report.COLOURS[r["name"]], ls=DASHES[i % len(DASHES)], lw=1.3, zorder=1,
-                 label=f"{r['label']}{_at(r)}  {text(r, metric)}")
+      ax.axvline(scale * r["mean"], color=report.COLOURS[r["name"]], ls=DASHES[i % len(DASHES)], lw=1.3,
+                 zorder=1, label=f"{r['label']}{_at(r)}  {text(r, metric)}")
     if 0 < chance and low < 2 * chance and metric in PERCENT:
       ax.axvline(100 * chance, color=INK, lw=0.8, zorder=1, label=f"chance  {100 * chance:.1f}")
     ax.set(ylim=(y - 0.1, -0.75), yticks=[], xlabel=_title(metric))
@@ -303,13 +307,15 @@ def panel_scatter(rows: Sequence[Row], metric: str, against: str, *, path: str |
 
 def panel_training(results: Sequence[Result], *, path: str | os.PathLike, chance: float = 0.0,
                    metrics: Sequence[str] = ("knn", "rankme", "std_relative")) -> str:
-  """One plot a metric against steps, a line a run: the mean over its seeds, and their range. A run that is called
-  NAME-none is dashed in the colour of NAME."""
-  names = [n for n in dict.fromkeys(r.name for r in results) if any(r.history for r in results if r.name == n)]
-  curves = {m: {n: c for n in names if (c := _curve([r for r in results if r.name == n], m))} for m in metrics}
+  """One plot a metric against steps, a line a run: the mean over its seeds, and their range. A run that is
+  called NAME-none is dashed in the colour of NAME."""
+  names = list(dict.fromkeys(r.name for r in results if r.history))
+  curve = lambda name, metric: _curve([r for r in results if r.name == name], metric)
+  curves = {m: {n: found for n in names if (found := curve(n, m))} for m in metrics}
   metrics = [m for m in metrics if curves[m]]
   if not metrics:
-    raise ValueError("no evaluation while training in metrics.jsonl: set config.eval.online and config.eval.every")
+    raise ValueError("no evaluation while training in metrics.jsonl: set config.eval.online and "
+                     "config.eval.every")
   labels = {r.name: r.label for r in results}
   bases = list(dict.fromkeys(n.removesuffix("-none") for n in names if n != "none"))
   shown = [labels[n] for n in names if any(n in curves[m] for m in metrics)]
@@ -328,8 +334,8 @@ def panel_training(results: Sequence[Result], *, path: str | os.PathLike, chance
       for name, (step, low, mean, high) in curves[metric].items():
         bare = name == "none" or name.endswith("-none")
         colour = INK if name == "none" else COLOURS[bases.index(name.removesuffix("-none")) % len(COLOURS)]
-        ax.plot(step, scale * mean, color=colour, ls=(0, (3, 1.6)) if bare else "-", lw=1.6, label=labels[name],
-                zorder=3)
+        ax.plot(step, scale * mean, color=colour, ls=(0, (3, 1.6)) if bare else "-", lw=1.6,
+                label=labels[name], zorder=3)
         ax.fill_between(step, scale * low, scale * high, color=colour, alpha=0.13, lw=0, zorder=2)
         values.append(scale * low)
       values = np.concatenate(values)
@@ -383,7 +389,8 @@ def panel_lines(rows: Sequence[Row], metric: str, *, path: str | os.PathLike, x:
       mean = scale * np.array([r["mean"] for r in own])
       half = scale * np.array([r["ci95"] or 0.0 for r in own])
       if floor:
-        ax.plot(where, mean, color=report.COLOURS[suite.PIXELS], ls=DASHES[floors % len(DASHES)], lw=1.4, zorder=2)
+        ax.plot(where, mean, color=report.COLOURS[suite.PIXELS], ls=DASHES[floors % len(DASHES)], lw=1.4,
+                zorder=2)
         floors += 1
         colour = FAINT
       else:
@@ -401,11 +408,11 @@ def panel_lines(rows: Sequence[Row], metric: str, *, path: str | os.PathLike, x:
     return report._save(figure, path)
 
 
-def figures(rows: Sequence[Row], results: Sequence[Result], folder: Path, *, figure: str, metric: str, x: str = "",
-            chance: float = 0.0) -> dict[str, tuple[str, str]]:
+def figures(rows: Sequence[Row], results: Sequence[Result], folder: Path, *, figure: str, metric: str,
+            x: str = "", chance: float = 0.0) -> dict[str, tuple[str, str]]:
   """Draws what there are numbers for: path -> (title, caption), the main metric first."""
   found = {r["metric"] for r in rows if r["group"] != FLOOR and r["mean"] is not None}
-  metrics = sorted(found & {*PERCENT, metric}, key=lambda m: (m != metric, PERCENT.index(m) if m in PERCENT else -1))
+  metrics = [m for m in dict.fromkeys((metric, *PERCENT)) if m in found]
   interval = "the 95 % confidence interval of the mean over seeds"
   made = {}
 
@@ -416,14 +423,15 @@ def figures(rows: Sequence[Row], results: Sequence[Result], folder: Path, *, fig
       logging.info("no figure %s: %s", path, error)
 
   if figure == "curves":
-    draw(panel_training, "While training", "Evaluations of the frozen encoder while it trains: lines are means "
-         "over seeds, bands their range. Step 0 is the untrained encoder. A relative standard deviation near 0 is "
-         "collapse to a point, a RankMe near 1 to a line; dashed: without what prevents it.", results,
-         path="training.png", chance=chance)
+    draw(panel_training, "While training",
+         "Evaluations of the frozen encoder while it trains: lines are means over seeds, bands their range. "
+         "Step 0 is the untrained encoder. A relative standard deviation near 0 is collapse to a point, a "
+         "RankMe near 1 to a line; dashed: without what prevents it.", results, path="training.png",
+         chance=chance)
   for m in metrics:
     if figure == "lines":
-      draw(panel_lines, _title(m), f"Bands: {interval}. Grey: floors on the same data.", rows, m, path=f"{m}.png",
-           x=x, chance=chance)
+      draw(panel_lines, _title(m), f"Bands: {interval}. Grey: floors on the same data.", rows, m,
+           path=f"{m}.png", x=x, chance=chance)
     else:
       draw(panel_dots, _title(m), f"Whiskers: {interval}. Vertical lines: floors.", rows, m, path=f"{m}.png",
            chance=chance)
@@ -434,8 +442,8 @@ def figures(rows: Sequence[Row], results: Sequence[Result], folder: Path, *, fig
 
 
 def _curve(results: Sequence[Result], metric: str) -> tuple[np.ndarray, ...] | None:
-  """(steps, low, mean, high) over seeds, at the steps that all of them have; from the untrained encoder at 0 to
-  the result at the end, where these were measured on the same examples."""
+  """(steps, low, mean, high) over seeds, at the steps that all of them have; from the untrained encoder at 0
+  to the result at the end, where these were measured on the same examples."""
   seeds = []
   for r in results:
     points = dict(report._series(r.history, f"eval/{metric}"))
@@ -462,7 +470,7 @@ def _at(row: Row) -> str:
 def _title(metric: str) -> str:
   names = {"linear": "linear probe", "lowshot": "linear probe, few labels", "knn": "kNN",
            "segment": "segmentation, patch mIoU", "finetune": "fine-tuned", "rankme": "RankMe",
-           "std_relative": "relative std of the features", "std": "mean std of a feature",
+           "std_relative": "relative feature std", "std": "mean std of a feature",
            "images_per_s": "images/s"}
   name = names.get(metric, metric)
   return f"{name}{' in %' if metric == 'segment' else ', accuracy in %'}" if metric in PERCENT else name
@@ -484,7 +492,8 @@ def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -
             (-5, 5, "right", "bottom"), (-5, -5, "right", "top"), (14, 12, "left", "bottom"),
             (14, -12, "left", "top"), (-14, 12, "right", "bottom"), (-14, -12, "right", "top")]
   crowd = [int(np.sum(np.linalg.norm(points - p, axis=1) < 60)) for p in points]
-  overlap = lambda a, b: (max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1])))
+  shared = lambda a, b, i: max(0, min(a[i + 2], b[i + 2]) - max(a[i], b[i]))
+  overlap = lambda a, b: shared(a, b, 0) * shared(a, b, 1)
   for i in np.argsort(crowd, kind="stable"):
     note = ax.annotate(names[i], (x[i], y[i]), xytext=(0, 0), textcoords="offset points", fontsize=8.5)
     best = None
@@ -516,12 +525,11 @@ def write(workdir: Path, results: Sequence[Result], *, study: Mapping[str, Any],
   _write(workdir / "results.json", json.dumps(rows, indent=1) + "\n")
   done = [r for r in results if r.rows]
   latest = suite.latest([row for r in done[-1:] for row in r.rows])
-  options = dict(x=study["x"] or "x" if study["figure"] == "lines" else "", spread=study["figure"] == "curves",
-                 labels=report._labels(latest).split()[0])
+  options = dict(x=study["x"] or "x" if study["figure"] == "lines" else "",
+                 spread=study["figure"] == "curves", labels=report._labels(latest).split()[0])
   notes = {name: r.get("note", "") for name, r in runs.items()}
   table = markdown(rows, notes=notes, **options)
-  waiting = [r["label"] if study["figure"] != "lines" else name for name, r in runs.items()
-             if not any(row["name"] == name for row in rows)]
+  waiting = [name for name in runs if not any(row["name"] == name for row in rows)]
   if waiting:
     table += f"\nNot run yet: {', '.join(waiting)}.\n"
   _write(workdir / "table.md", table)
@@ -533,17 +541,20 @@ def write(workdir: Path, results: Sequence[Result], *, study: Mapping[str, Any],
   facts = {"Command": command, "Git revision": distinct(r.facts.get("git") for r in results),
            "Hardware": distinct(f"{r.facts['devices']} x {r.facts['device']}, jax {r.facts['jax']}, "
                                 f"Python {r.facts['python']}" for r in results if r.facts),
-           "Training time": f"{sum(r.record.get('seconds') or 0 for r in results) / 3600:.2f} h, evaluations included"}
+           "Time": f"{sum(r.record.get('seconds') or 0 for r in results) / 3600:.2f} h, evaluations included"}
   if study["flops"] > 0:
-    facts["Compute"] = f"{study['flops']:.3g} FLOPs a run, matrix products and convolutions of the whole train step"
+    facts["Compute"] = (f"{study['flops']:.3g} FLOPs a run: matrix products and convolutions of the whole "
+                        "train step")
   if not isinstance(config, str):
     config = json.dumps(config, indent=1, default=str)
+  facts = "".join(f"<dt>{k}</dt><dd><code>{escape(v)}</code></dd>" for k, v in facts.items() if v)
   page = report.PAGE.format(
-      title=escape(study["title"]), style=report.CSS, notes=f'<p class="notes">{escape(study["question"])}</p>',
-      table=_table(rows, notes, waiting, options), panels="\n".join(_section(p, *t) for p, t in panels.items()),
-      facts="<dl>" + "".join(f"<dt>{k}</dt><dd><code>{escape(v)}</code></dd>" for k, v in facts.items() if v) + "</dl>",
-      config=f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>" if config else "",
-      protocols=report._protocols(done[-1].rows) if done else "")
+      title=escape(study["title"]), style=report.CSS,
+      notes=f'<p class="notes">{escape(study["question"])}</p>',
+      table=_table(rows, notes, waiting, options),
+      panels="\n".join(_section(p, *texts) for p, texts in panels.items()), facts=f"<dl>{facts}</dl>",
+      config=f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>" if config
+      else "", protocols=report._protocols(done[-1].rows) if done else "")
   _write(workdir / "report.html", page)
   return workdir / "report.html"
 
@@ -556,12 +567,14 @@ def _table(rows: Sequence[Row], notes: Mapping[str, str], waiting: Sequence[str]
                  zip(titles, ["", ' style="text-align:left"', *[""] * len(titles)]))
   body = []
   for name, label, (group, *texts) in lines:
+    cell = "".join(f"<td>{escape(t)}</td>" for t in texts)
     note = f"<br><small>{escape(notes[name])}</small>" if notes.get(name) else ""
-    body.append(f'<tr><th scope="row">{escape(label)}{note}</th><td style="text-align:left">{escape(group)}</td>'
-                + "".join(f"<td>{escape(t)}</td>" for t in texts) + "</tr>")
+    body.append(f'<tr><th scope="row">{escape(label)}{note}</th>'
+                f'<td style="text-align:left">{escape(group)}</td>{cell}</tr>')
   more = [legend(rows), *(f"Failed: {f}" for f in failures(rows)),
           *([f"Not run yet: {', '.join(waiting)}."] if waiting else [])]
-  return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+  return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+          f'<tbody>{"".join(body)}</tbody></table></div>'
           + "".join(f'<p class="small">{escape(m)}</p>' for m in more))
 
 

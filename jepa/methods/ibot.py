@@ -30,7 +30,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, prototypes: in
   Args:
     encoder: of vit.encoder; cls=True for the paper's class token, else the mean token stands for the image.
     projector: of heads.mlp, up to the bottleneck (no BatchNorm). views, prototypes, temperatures, ema: as in
-      DINO. weight: of the patches. share: range of hidden patches, of an image with some. probability: of that.
+      DINO. weight: of the patches. share: range of hidden patches, in an image with some; probability: of it.
     none: the teacher is the student, with its gradient; no centre; one temperature.
   """
   args = backbone.vit_args(encoder, "iBOT hides patches")

@@ -27,10 +27,6 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, size: int = 12
     eps: share of the identity in the covariance. none: no whitening: squared distance.
   """
   del steps
-  width = projector["widths"][-1]
-  if size <= width and not eps:
-    raise ValueError(f"config.args.size = {size} does not exceed the embedding's width {width}, so that its "
-                     "covariance has no inverse: choose a larger size, a narrower projector, or eps > 0")
   tower = towers.make(encoder=encoder, heads=dict(projector=heads.mlp(**projector)), mean=mean, std=std)
   recipe = view_recipes.make(**views)
 
@@ -38,6 +34,9 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, size: int = 12
     k_views, k_parts = jax.random.split(key)
     out, extra = tower.apply(params, extra, recipe(k_views, view_recipes.to_float(batch["image"])))
     z = out["projector"]
+    if size <= z.shape[2] and not eps:
+      raise ValueError(f"config.args.size = {size} does not exceed the embedding's width {z.shape[2]}, so that "
+                       "its covariance has no inverse: choose a larger size, a narrower projector, or eps > 0")
     if z.shape[1] % size:
       raise ValueError(f"config.args.size = {size}: the batch of {z.shape[1]} does not split into such "
                        f"sub-batches; choose a batch that is a multiple of {size}, or another size")

@@ -84,7 +84,7 @@ def stateful(module) -> StatefulNet:
   """A Linen module, made by module(train), whose running statistics are in the collection "stats"."""
   def init(key, *inputs):
     variables = module(True).init(key, *inputs)
-    return variables["params"], variables.get("stats", {})
+    return variables.get("params", {}), variables.get("stats", {})
 
   def apply(params, stats, *inputs, train):
     out, new = module(train).apply({"params": params, "stats": stats}, *inputs, mutable=["stats"])

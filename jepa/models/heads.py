@@ -26,6 +26,8 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    if not self.widths:
+      return x
     for i, width in enumerate(self.widths[:-1]):
       x = nn.Dense(width, use_bias=not self.norm, name=f"hidden{i}")(x)
       x = BatchNorm(self.train, name=f"norm{i}")(x) if self.norm else x
@@ -36,15 +38,14 @@ class MLP(nn.Module):
 
 def mlp(*, widths: Sequence[int] = (512, 64), norm: bool = True, last: str = "plain", bias: bool = True,
         activation: str = "relu") -> StatefulNet:
-  """apply(params, stats, x [B D], train) -> ([B widths[-1]], stats). One width is a linear map.
+  """apply(params, stats, x [B D], train) -> ([B widths[-1]], stats). One width is a linear map, none the
+  identity.
 
   Args:
     norm: BatchNorm after each hidden product. last: after the last one nothing ("plain"), BatchNorm
       ("batch"), or BatchNorm without scale and bias ("unscaled"). bias: of a plain last product.
     activation: "relu" or "gelu".
   """
-  if not widths:
-    raise ValueError("a head needs at least one width, that of its output")
   for name, value, known in (("last", last, LAST), ("activation", activation, ACTIVATIONS)):
     if value not in known:
       raise ValueError(f"head: {name} {value!r} is unknown; choose one of {', '.join(known)}")

@@ -23,8 +23,8 @@ def decoder(image: jax.Array, tokens: jax.Array, args: Mapping, inputs: int = 0)
   side = math.isqrt(tokens.shape[1])
   if h != w or side * side != tokens.shape[1] or h % side:
     raise ValueError("a decoder needs tokens on a square grid that divides a square image; "
-                     f"{tokens.shape[1]} tokens of an image {h}x{w} are none: choose another patch, stride or "
-                     "image size")
+                     f"{tokens.shape[1]} tokens of an image {h}x{w} are none: choose another patch, stride "
+                     "or image size")
   p = h // side
   net = vit.decoder(inputs=inputs or tokens.shape[-1], outputs=p * p * c, **args)
 

@@ -31,7 +31,8 @@ def make(*, encoder: Mapping, heads: Mapping[str, StatefulNet] = {}, mean: float
 
   apply(params, stats, groups, parts=all) -> ({"encoder": [V B D], head: [V B D], ...}, stats) in training
   mode, over groups of views [V B H W C] (groups differ in image size). Batch statistics are those of one view
-  over the global batch, as in the released code of most papers; the running ones move by their mean.
+  over the global batch, as in the released code of most papers; the running ones move by their mean, once a
+  group.
 
   Args:
     encoder: keyword arguments of backbone.make. heads: in order, each upon the one before it.
