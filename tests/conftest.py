@@ -3,6 +3,8 @@ import collections
 import os
 import pathlib
 
+import pytest
+
 # Before anything imports jax; subprocesses of the tests inherit all of it.
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -13,6 +15,14 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("JEPA_TEST_PLATFORM", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_left():
+  """Every compiled program holds memory maps, of which a process may have 65,530: a module leaves none behind."""
+  yield
+  import jax
+  jax.clear_caches()
 
 
 def pytest_addoption(parser):

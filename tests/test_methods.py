@@ -32,14 +32,11 @@ class Case:
     return self.exp.step(state, batch)
 
 
-@functools.cache
-def _case(name):
-  return Case(name)
-
-
-@pytest.fixture(params=runs.CONFIGS)
+@pytest.fixture(scope="module", params=runs.CONFIGS)
 def case(request):
-  return _case(request.param)
+  """One config after the other: pytest groups the tests by it."""
+  yield Case(request.param)
+  jax.clear_caches()
 
 
 def test_every_method_has_a_config():
@@ -117,7 +114,7 @@ def test_ema_is_its_closed_form():
 
 def test_without_the_stop_gradient_the_contract_fails(monkeypatch):
   """The test above can fail: with stop_gradient removed, gradient reaches the EMA target."""
-  case = _case("ijepa_in1k")
+  case = Case("ijepa_in1k")
   monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
   grads = jax.grad(case.method.loss, argnums=1, has_aux=True)(
       case.state.params, case.state.extra, case.batches[0], jax.random.key(0))[0]
