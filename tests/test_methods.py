@@ -1,5 +1,7 @@
 """The contract of a Method, over the tiny form of every config: a new paper is tested by existing."""
 import functools
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ class Case:
   """A config's parts, its state at step 0, two batches and its compiled functions, made once."""
 
   def __init__(self, name):
+    self.name = name
     self.exp = experiment.build(runs.config(name, mesh=dict(data=8, fsdp=1, tensor=1)))
     self.method = self.exp.method
     self.state = jax.device_get(experiment.initial_state(self.exp)._replace(key=0))
@@ -127,6 +130,19 @@ def test_three_steps_one_compile(case):
     state, _ = case.step(state, case.batches[i % 2])
   assert case.traces == 1 and int(state.step) == 3
   assert not runs.equal(state.params, case.state.params)
+
+
+def test_golden_step(case, request):
+  """One step's numbers, kept in tests/golden.json; --update-golden writes them anew."""
+  path, name = Path(__file__).with_name("golden.json"), case.name
+  _, metrics = case.step(case.state._replace(key=jax.random.key(0)), case.batches[0])
+  found = {k: float(v) for k, v in sorted(metrics.items())}
+  golden = json.loads(path.read_text())
+  if request.config.getoption("--update-golden"):
+    golden = {k: v for k, v in sorted((golden | {name: found}).items()) if k in runs.CONFIGS}
+    path.write_text(json.dumps(golden, indent=1) + "\n")
+  assert name in golden, "run pytest -n 0 --update-golden tests/test_methods.py and look at the difference"
+  assert found == pytest.approx(golden[name], rel=1e-3, abs=1e-5)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(case):

@@ -209,7 +209,7 @@ def test_bfloat16_gradients_and_counts_do_not_change_dtypes():
 def test_path_of_names_every_kind_of_key():
   tree = {"a": [optim.Group("x"), (1,)]}
   assert [optim.path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)] == [
-      "a/0/match", "a/0/lr", "a/0/decay", "a/1/0"]
+      "a/0/match", "a/0/lr", "a/0/decay", "a/0/start", "a/1/0"]
 
 
 def test_an_unknown_optimizer_says_which_exist():

@@ -60,10 +60,10 @@ def test_an_axis_that_does_not_divide_is_left_whole(mesh):
 
 
 def test_a_path_without_a_rule_is_an_error_that_names_it(mesh):
-  with pytest.raises(ValueError, match=r"no partition rule for params/queue/rows \(4, 8\).*RULES.*add a row"):
-    sharding.spec_of("params/queue/rows", (4, 8), mesh)
-  with pytest.raises(ValueError, match="params/queue"):
-    sharding.of_state({"params": {"queue": jax.ShapeDtypeStruct((4, 8), jnp.float32)}}, mesh)
+  with pytest.raises(ValueError, match=r"no partition rule for params/ledger/rows \(4, 8\).*RULES.*add a row"):
+    sharding.spec_of("params/ledger/rows", (4, 8), mesh)
+  with pytest.raises(ValueError, match="params/ledger"):
+    sharding.of_state({"params": {"ledger": jax.ShapeDtypeStruct((4, 8), jnp.float32)}}, mesh)
 
 
 def test_meshes():

@@ -4,7 +4,6 @@
 """
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 
 from jepa import views as view_recipes

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jepa.losses.prediction import unit
 from jepa.models.convnet import BatchNorm, stateful
