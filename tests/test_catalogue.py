@@ -112,3 +112,8 @@ def test_the_methods_of_this_repository():
     path = cells(line)[2].partition("](")[2].rstrip(")")
     assert (runs.ROOT / path).is_file(), line
   assert max(len(c) for line in found for c in cells(line) if not c.startswith("[")) < 60
+
+
+def test_the_readme_has_todays_table():
+  """Else: python -m jepa.catalogue --write README.md."""
+  assert catalogue.main(["--check", str(runs.ROOT / "README.md")]) == 0

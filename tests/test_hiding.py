@@ -38,21 +38,21 @@ def reference(rng, grid, n, share, *, exclusive=False) -> np.ndarray:
   """The law of `hide` in blocks, one image at a time; with a bound that leaves the last row and column out,
   as an option."""
   out = np.zeros((n, *grid), bool)
-  for image in out:
-    count = round(image.size * rng.uniform(*share))
+  for picture in out:
+    count = round(picture.size * rng.uniform(*share))
     for _ in range(DRAWS):
-      area = MIN_BLOCK + rng.random() * max(count - image.sum() - MIN_BLOCK, 0)
+      area = MIN_BLOCK + rng.random() * max(count - picture.sum() - MIN_BLOCK, 0)
       ratio = math.exp(rng.uniform(*np.log(ASPECT)))
       height = min(grid[0], max(1, round(math.sqrt(area * ratio))))
       width = min(grid[1], max(1, round(math.sqrt(area / ratio))))
       top, left = (rng.integers(max(1, room - size + (not exclusive)))
                    for room, size in zip(grid, (height, width)))
-      more = image.copy()
+      more = picture.copy()
       more[top:top + height, left:left + width] = True
       if more.sum() <= count:
-        image[:] = more
-    rest = rng.permutation(np.flatnonzero(~image.ravel()))[:count - image.sum()]
-    image.reshape(-1)[rest] = True
+        picture[:] = more
+    rest = rng.permutation(np.flatnonzero(~picture.ravel()))[:count - picture.sum()]
+    picture.reshape(-1)[rest] = True
   return out.reshape(n, -1)
 
 
