@@ -61,6 +61,7 @@ def get_config(arg=None):
     if scale == "small":
       c.eval.args = dict(lowshot=dict(labels=4), finetune=dict(epochs=5))
       c.eval.final = ("linear", "lowshot", "knn", "finetune", "segment", "collapse")
+    c.eval.floors = name == next(iter(METHODS))       # the same for all: measured beside the first
     c.eval.online, c.eval.report, c.log.tensorboard = (), False, False
     c.checkpoint.every = "100 %"
     runs[name] = dict(config=c, label=label, group=group, x=0.0, note="")

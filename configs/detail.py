@@ -41,6 +41,7 @@ def get_config(arg=None):
         c.data = dict(source="scenes", args=dict(canvas=28, size=(28, 28), rotate=0.0, contrast=contrast),
                       train="train", test="test", workers=0, prefetch=2)
         c.eval.final = ("linear", "knn", "segment", "collapse")
+      c.eval.floors = name == next(iter(METHODS))     # of the data and the backbone: once for every contrast
       c.eval.online, c.eval.report, c.log.tensorboard = (), False, False
       c.checkpoint.every = "100 %"
       runs[f"{name}-{round(100 * contrast):03d}"] = dict(config=c, label=label, group=group, x=contrast,

@@ -15,7 +15,7 @@ def get_config(arg=None):
 
   c.method = "mocov2"
   c.args = dict(
-      encoder=recipes.backbone(scale), views=recipes.views(scale, "simclr"),
+      encoder=recipes.backbone(scale), views=recipes.views(scale, "mocov2"),
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 256), norm=False),
                              paper=dict(widths=(2048, 128), norm=False), small=dict(widths=(256, 64))),
       queue=recipes.pick(scale, cifar10=32768, paper=65536, small=1024, tiny=64), temperature=0.2,

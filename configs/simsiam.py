@@ -15,7 +15,7 @@ def get_config(arg=None):
 
   c.method = "simsiam"
   c.args = dict(
-      encoder=recipes.backbone(scale), views=recipes.views(scale, "simclr"),
+      encoder=recipes.backbone(scale), views=recipes.views(scale, "mocov2"),
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 2048), last="unscaled"),
                              paper=dict(widths=(2048, 2048, 2048), last="unscaled"),
                              small=dict(widths=(256, 128), last="unscaled")),

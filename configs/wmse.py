@@ -15,7 +15,7 @@ def get_config(arg=None):
 
   c.method = "wmse"
   c.args = dict(
-      encoder=recipes.backbone(scale), views=recipes.views(scale, "simclr"),
+      encoder=recipes.backbone(scale), views=recipes.views(scale, "wmse"),
       projector=recipes.pick(scale, cifar10=dict(widths=(1024, 64)), paper=dict(widths=(1024, 128)),
                              small=dict(widths=(256, 32)), tiny=dict(widths=(16, 4))),
       size=recipes.pick(scale, cifar10=128, paper=256, small=64, tiny=8), iterations=1,

@@ -52,6 +52,7 @@ def base() -> ConfigDict:
   c.eval = ConfigDict(dict(every="25 %", online=("linear", "knn", "collapse"),
                            final=("linear", "lowshot", "knn", "collapse"), batch=500, train_limit=0, args={}))
   c.eval.pool = "pooled"          # which vector of the frozen encoder is probed: jepa/evals/features.py POOLS
+  c.eval.floors = True            # also of raw pixels and the untrained encoder; a study measures them once
   c.eval.alarm = "warn"           # on collapse: "warn", "stop" or "off"
   c.eval.report = True            # report.html and figures/ at the end
   c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops;

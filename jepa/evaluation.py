@@ -128,11 +128,11 @@ def alarms(rows: list[dict], metrics: dict[str, float] | None = None) -> list[st
 
 
 def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str] = ()) -> list[str]:
-  """All evaluations with their floors: prints the table, writes results.json and the report; returns
-  alarms."""
+  """All evaluations, with their floors unless config.eval.floors is off: prints the table, writes results.json
+  and the report; returns alarms."""
   workdir, names = Path(workdir), list(names or exp.config["eval"]["final"])
-  by_row = (floors(exp, exp.train, exp.test, names)
-            | {TRAINED: features_of(exp, state, exp.train, exp.test, names)})
+  by_row = floors(exp, exp.train, exp.test, names) if exp.config["eval"].get("floors", True) else {}
+  by_row |= {TRAINED: features_of(exp, state, exp.train, exp.test, names)}
   rows = suite.run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
                    protocol=protocol(exp, exp.train, exp.test, int(state.step)))
   if jax.process_index() == 0:

@@ -34,7 +34,7 @@ def report(exp: Experiment, state: TrainState, workdir: Path, rows: list[dict],
                                               path=figures / "spectrum.png")
   if exp.train.arrays is not None and exp.test.arrays is not None:
     panels["neighbours"] = reports.panel_neighbours(exp.train.arrays["image"], exp.test.arrays["image"],
-                                                    {k: by_row[k] for k in (PIXELS, UNTRAINED, TRAINED)},
+                                                    {k: by_row[k] for k in (PIXELS, UNTRAINED, TRAINED) if k in by_row},
                                                     path=figures / "neighbours.png")
   facts = logs.facts()
   return reports.write(

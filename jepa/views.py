@@ -24,6 +24,12 @@ PUBLISHED: dict[str, dict] = {
     # arXiv 2002.05709, appendix A: colour strength 1.
     "simclr": dict(count=2, scale=(0.08, 1.0), photometric=dict(
         brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter=0.8, gray=0.2, blur=0.5)),
+    # arXiv 2003.04297, section 3, and its code; SimSiam (arXiv 2011.10566, section 3) takes the same.
+    "mocov2": dict(count=2, scale=(0.2, 1.0), photometric=dict(
+        brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, gray=0.2, blur=0.5)),
+    # arXiv 2007.06346, section 4.2: for 32 pixels, so without blur.
+    "wmse": dict(count=2, scale=(0.2, 1.0), photometric=dict(
+        brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, gray=0.1, blur=0.0)),
     # arXiv 2006.07733, appendix B; Barlow Twins and VICReg take the same.
     "byol": dict(count=2, scale=(0.08, 1.0), photometric=(_FIRST, _SECOND)),
     # arXiv 2104.02057: BYOL's. Its ResNet-50 crops (0.2, 1).

@@ -70,6 +70,7 @@ REFUSED = [
     ("wmse", dict(size=32), "batch of 16 does not split"),
     ("wmse", dict(size=4, eps=0.0), "does not exceed the embedding's width 4"),
     ("mocov2", dict(queue=40), "queue = 40 is no multiple of the batch of 16; choose"),
+    ("mocov2", dict(projector=dict(widths=())), "widths is empty"),
     ("swav", dict(prototypes=17), "prototypes = 17 exceeds the batch of 16"),
     ("mae", dict(encoder=dict(name="resnet")), "MAE drops patches, which needs name='vit'"),
     ("aim", dict(encoder=dict(width=16, depth=1, heads=2, patch=4, cls=True)), "no place for a class token"),

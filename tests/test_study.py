@@ -95,6 +95,13 @@ def test_numbers_are_those_of_the_runs(done):
       (suite.PIXELS, ["sig", "sig-none"], 2), (suite.UNTRAINED, ["sig", "sig-none"], 2)]
 
 
+def test_a_run_may_leave_the_floors_to_another(tmp_path):
+  c = single()
+  c.eval.floors, c.eval.online = False, ()
+  assert train.run(c, tmp_path) == 0
+  assert {r["row"] for r in suite.load(tmp_path / "results.json")} == {suite.TRAINED}
+
+
 def test_what_a_run_cost(done):
   workdir, *_ = done
   record = json.loads((workdir / "sig" / "seed1" / "study.json").read_text())

@@ -32,6 +32,9 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, queue: int = 6
   """
   tower = towers.make(encoder=encoder, heads=dict(projector=heads.mlp(**projector)), mean=mean, std=std)
   recipe = view_recipes.make(**views)
+  if not projector.get("widths"):
+    raise ValueError("config.args.projector.widths is empty: the queue holds what leaves the projector, so it "
+                     "needs one width at least, as in (128,)")
   width = projector["widths"][-1]
 
   def loss(params, extra, batch, key):

@@ -75,6 +75,11 @@ def make(*, encoder: Mapping, heads: Mapping[str, StatefulNet] = {}, mean: float
 
 
 def _each_view(net: StatefulNet, params, stats, x: jax.Array) -> tuple[Any, Stats]:
+  """(outputs [V B ...], stats) of views x [V B ...]."""
+  if not jax.tree.leaves(stats):
+    # Without statistics views are only more examples, and products of flat ones are faster on a CPU.
+    out, stats = net.apply(params, stats, x.reshape(-1, *x.shape[2:]), train=True)
+    return jax.tree.map(lambda o: o.reshape(*x.shape[:2], *o.shape[1:]), out), stats
   out, new = jax.vmap(lambda view: net.apply(params, stats, view, train=True))(x)
   return out, jax.tree.map(lambda s: s.mean(0), new)
 
