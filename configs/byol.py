@@ -20,11 +20,13 @@ def get_config(arg=None):
                              small=dict(widths=(256, 64))),
       predictor=recipes.pick(scale, cifar10=dict(widths=(4096, 256)), paper=dict(widths=(4096, 256)),
                              small=dict(widths=(256, 64))),
-      ema=dict(kind="cosine", value=recipes.pick(scale, cifar10=0.99, paper=0.996, small=0.99), end=1.0),
+      ema=dict(kind="cosine", value=recipes.pick(scale, cifar10=0.99, paper=0.996, small=0.95), end=1.0),
       none="none" in flags, **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.lars(1.0, decay=1e-5)
   if scale == "paper":
     c.total, c.batch = "1000 epochs", 4096
     c.optim = recipes.lars(3.2, decay=1.5e-6, trust=0.001)
+  if scale == "small":
+    c.optim = recipes.adamw(2e-3)
   return recipes.finish(c, scale)

@@ -32,4 +32,6 @@ def get_config(arg=None):
     c.data = dict(source="captions", args=dict(path="", size=256, length=128), train="train", test="test",
                   workers=16, prefetch=4)
     c.optim = recipes.adamw(1e-3, decay=0.1, warmup="2000 steps", b2=0.95)
+  if scale == "small":
+    c.optim = recipes.adamw(2e-3)
   return recipes.finish(c, scale)

@@ -2,7 +2,7 @@ r"""Joint embedding with nothing against collapse goes to a constant; then each 
 
 python -m jepa.study --config=configs/collapse.py --workdir=runs/collapse
 
-A ViT 64 x 3 of patch 7 on 4,000 MNIST digits, 1,500 steps of 64, two CPU cores. A run NAME-none is NAME
+A ViT 64 x 3 of patch 7 on 4,000 MNIST digits, 1,000 steps of 64, two CPU cores. A run NAME-none is NAME
 without its prevention (the flag `none`): same encoder, heads, views, optimizer and seed. There is no projector,
 since it would collapse in the encoder's place.
 """
@@ -45,7 +45,7 @@ def get_config(arg=None):
         width = 64 if scale == "small" else 16
         c.args.predictor = dict(widths=(width, width))
       if scale == "small":
-        c.total, c.eval.every, c.eval.train_limit = "1500 steps", "10 %", 2000
+        c.total, c.eval.every, c.eval.train_limit = "1000 steps", "10 %", 2000
         c.eval.online, c.eval.final = ("knn", "collapse"), ("linear", "knn", "collapse")
       c.eval.report, c.eval.alarm, c.log.tensorboard = False, "off", False
       c.checkpoint.every = "100 %"

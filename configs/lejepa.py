@@ -19,7 +19,7 @@ def get_config(arg=None):
       views=recipes.views(scale, "lejepa", local_count=6, local_size=96),
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 2048, 128)),
                              paper=dict(widths=(2048, 2048, 128)), small=dict(widths=(256, 64))),
-      weight=recipes.pick(scale, cifar10=0.05, paper=0.05, small=0.015),
+      weight=recipes.pick(scale, cifar10=0.05, paper=0.05, small=0.06),
       slices=recipes.pick(scale, cifar10=1024, paper=1024, small=256, tiny=32), quadrature="released",
       none="none" in flags, **recipes.pixels(scale))
   if scale == "cifar10":

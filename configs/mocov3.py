@@ -24,7 +24,8 @@ def get_config(arg=None):
       predictor=recipes.pick(scale, cifar10=dict(widths=(4096, 256), last="unscaled"),
                              paper=dict(widths=(4096, 256), last="unscaled"),
                              small=dict(widths=(256, 64), last="unscaled")),
-      temperature=0.2, ema=dict(kind="cosine", value=0.99, end=1.0), none="none" in flags,
+      temperature=0.2, none="none" in flags,
+      ema=dict(kind="cosine", value=recipes.pick(scale, cifar10=0.99, paper=0.99, small=0.95), end=1.0),
       **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.lars(0.3, decay=1e-6)

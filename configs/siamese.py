@@ -15,7 +15,8 @@ def get_config(arg=None):
 
   c.method = "siamese"
   c.args = dict(
-      encoder=recipes.backbone(scale), views=recipes.views(scale, "simclr"), margin=1.0,
+      encoder=recipes.backbone(scale), views=recipes.views(scale, "simclr"),
+      margin=recipes.pick(scale, cifar10=1.0, paper=1.0, small=8.0),
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 128)), paper=dict(widths=(2048, 128)),
                              small=dict(widths=(256, 32))),
       none="none" in flags, **recipes.pixels(scale))

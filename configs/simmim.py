@@ -22,4 +22,6 @@ def get_config(arg=None):
   if scale == "paper":
     c.total, c.batch = "800 epochs", 2048
     c.optim = recipes.adamw(8e-4, decay=0.05, warmup="20 epochs", clip=5.0)
+  if scale == "small":
+    c.optim = recipes.adamw(1e-3)
   return recipes.finish(c, scale)

@@ -27,4 +27,6 @@ def get_config(arg=None):
   if scale == "paper":
     c.total, c.batch = "100 epochs", 512
     c.optim = recipes.sgd(0.1, decay=1e-4, warmup="0 steps")
+  if scale == "small":
+    c.optim = recipes.adamw(2e-3)
   return recipes.finish(c, scale)

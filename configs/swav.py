@@ -21,10 +21,13 @@ def get_config(arg=None):
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 128)), paper=dict(widths=(2048, 128)),
                              small=dict(widths=(256, 64))),
       prototypes=recipes.pick(scale, cifar10=256, paper=3000, small=64, tiny=8), epsilon=0.05,
-      temperature=0.1, iterations=3, none="none" in flags, **recipes.pixels(scale))
+      temperature=recipes.pick(scale, cifar10=0.1, paper=0.1, small=0.2), iterations=3,
+      none="none" in flags, **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.lars(0.6, decay=1e-6, groups=(dict(match="prototypes", start="1 epoch"),))
   if scale == "paper":
     c.total, c.batch = "800 epochs", 4096
     c.optim = recipes.lars(4.8, decay=1e-6, trust=0.001, groups=(dict(match="prototypes", start="1 epoch"),))
+  if scale == "small":
+    c.optim = recipes.adamw(2e-3)
   return recipes.finish(c, scale)

@@ -20,7 +20,10 @@ def get_config(arg=None):
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 2048, 2048), bias=False),
                              paper=dict(widths=(8192, 8192, 8192), bias=False),
                              small=dict(widths=(256, 128))),
-      invariance=25.0, variance=25.0, covariance=1.0, none="none" in flags, **recipes.pixels(scale))
+      invariance=recipes.pick(scale, cifar10=25.0, paper=25.0, small=8.0), variance=25.0,
+      # of 128 channels in place of 8,192 there are few pairs to sum over
+      covariance=recipes.pick(scale, cifar10=1.0, paper=1.0, small=5.0),
+      none="none" in flags, **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.lars(0.3, decay=1e-4)
   if scale == "paper":
