@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jepa import experiment, flops, logs, sharding
+from jepa import experiment, flops, logs, peers, sharding
 from jepa.config import base
 from jepa.data import pipeline
 from jepa.methods import lejepa
@@ -42,9 +42,11 @@ SIZES = {
 }
 
 
-# ConvNets of the augmentation benchmark: the smaller the step, the more its input weighs.
-NETS = {"quickstart": dict(widths=(32, 64, 128, 256), strides=(2, 2, 1, 2), kernels=(5, 3, 3, 3)),
-        "half": dict(widths=(16, 32, 64, 128), strides=(2, 2, 2, 2), kernels=(3, 3, 3, 3))}
+# Encoders of the augmentation benchmark: the smaller the step, the more its input weighs. "vit" is the one that
+# the comparison of methods shares, with 16 patches of 8 pixels.
+NETS = {"quickstart": dict(name="convnet", widths=(32, 64, 128, 256), strides=(2, 2, 1, 2), kernels=(5, 3, 3, 3)),
+        "half": dict(name="convnet", widths=(16, 32, 64, 128), strides=(2, 2, 2, 2), kernels=(3, 3, 3, 3)),
+        "vit": dict(name="vit", width=64, depth=3, heads=2, patch=8)}
 
 
 def config(size: str, *, dtype: str = "float32", steps: int = 100):
@@ -123,7 +125,7 @@ def against(size: str, peer: str, *, dtype: str, steps: int, rounds: int) -> dic
 
 
 def augmentation(net: str, *, batch: int, steps: int, rounds: int) -> dict:
-  """images/s of a LeJEPA step (a ConvNet of `NETS`, SimCLR's views of 32 x 32 pixels without blur) that
+  """images/s of a LeJEPA step (an encoder of `NETS`, SimCLR's views of 32 x 32 pixels without blur) that
   augments on the device, and of the same step fed with two ready views by torchvision in two workers.
 
   They take turns, `rounds` of `steps` each; the result has medians, and ratios ours / torchvision's by round.
@@ -135,8 +137,8 @@ def augmentation(net: str, *, batch: int, steps: int, rounds: int) -> dict:
   c.data = dict(source="synthetic", args=dict(n=4 * batch, size=32, channels=3, classes=10),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
-      encoder=dict(name="convnet", **NETS[net]),
-      projector=dict(widths=(512, 64)), views=dict(kind="simclr", size=32, small=True), slices=256)
+      encoder=NETS[net], projector=dict(widths=(512, 64)), slices=256,
+      views=dict(kind="simclr", size=32, small=True))
   exp = experiment.build(c)
   plain = lejepa.make(**exp.config["args"] | {"views": dict(kind="given")}, steps=exp.total)
 
@@ -183,25 +185,14 @@ def augmentation(net: str, *, batch: int, steps: int, rounds: int) -> dict:
 
 
 def torchvision_transforms():
-  """torchvision.transforms. Beside a PyTorch built for CPUs, its compiled detection operators are missing and
-  importing it fails while it registers them; no transform needs them, so these are passed over.
+  """torchvision.transforms.
 
   Raises:
     ImportError: says what to install.
   """
   try:
-    import torch
-    register = torch.library.register_fake
-
-    def register_present(name, *args, **kwargs):
-      absent = isinstance(name, str) and name.startswith("torchvision::")
-      return (lambda function: function) if absent else register(name, *args, **kwargs)
-
-    torch.library.register_fake = register_present
-    try:
+    with peers.importing_torchvision():
       from torchvision import transforms
-    finally:
-      torch.library.register_fake = register
   except ImportError as error:
     raise ImportError("--augmentation compares with torchvision: pip install -e '.[parity]'") from error
   return transforms

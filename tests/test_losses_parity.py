@@ -1,28 +1,18 @@
 """Losses and their gradients, with respect to every input, against those of lightly, a PyTorch library. Where
 the two write a loss in another way, the comment says by what exact algebra they are the same."""
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jepa import peers
 from jepa.losses import clustering, contrastive, prediction, reconstruction, redundancy, sigreg
 
 try:
   import torch
-  # Beside a PyTorch without CUDA, torchvision fails while it describes compiled operators of detection that
-  # are not there. No loss needs them.
-  register = torch.library.register_fake
-  torch.library.register_fake = lambda op, *args, **kwargs: (
-      (lambda f: f) if str(op).startswith("torchvision::") else register(op, *args, **kwargs))
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")                # of what lightly imports
-      from lightly import loss as lightly
-      from lightly.loss import swav_loss, visreg_loss
-  finally:
-    torch.library.register_fake = register
+  with peers.importing_torchvision():
+    from lightly import loss as lightly
+    from lightly.loss import swav_loss, visreg_loss
 except ImportError as error:
   pytest.skip("parity of losses needs torch, torchvision and lightly: pip install -e '.[parity]' "
               f"(no {error.name})", allow_module_level=True)

@@ -1,7 +1,6 @@
 """ResNets against published sizes, against torchvision where it is, and over a mesh."""
 import functools
 import importlib.util
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from jepa import flops, sharding
+from jepa import flops, peers, sharding
 from jepa.models import resnet
 from jepa.models.convnet import stateful
 from tests.test_models import close, shaken
@@ -209,23 +208,13 @@ def test_batch_norm_is_over_the_global_batch():
 
 @pytest.fixture(scope="module")
 def torchvision():
-  """The module. Beside a PyTorch without CUDA its compiled operators, which no ResNet needs, are missing, and
-  it fails while it describes them."""
-  torch = pytest.importorskip("torch")
+  """The module."""
+  pytest.importorskip("torch")
   if importlib.util.find_spec("torchvision") is None:
     pytest.skip("torchvision is not installed")
-  register = torch.library.register_fake
-  def describe(op, *args, **kwargs):
-    missing = isinstance(op, str) and op.startswith("torchvision::")
-    return (lambda f: f) if missing else register(op, *args, **kwargs)
-  torch.library.register_fake = describe
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      import torchvision
-      import torchvision.models
-  finally:
-    torch.library.register_fake = register
+  with peers.importing_torchvision():
+    import torchvision
+    import torchvision.models
   return torchvision
 
 

@@ -1,7 +1,6 @@
 """Our views against torchvision's transforms on float tensors: each primitive at fixed parameters, then the
 law of a whole pipeline. Needs torch and torchvision: pip install -e '.[parity]'."""
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,34 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jepa import views
+from jepa import peers, views
 from tests import laws
 
 torch = pytest.importorskip(
     "torch", reason="parity with torchvision needs torch: pip install -e '.[parity]'")
 
-
-def torchvision_transforms():
-  """torchvision.transforms. Beside a PyTorch built for CPUs, its compiled detection operators are missing and
-  importing it fails while it registers them; no transform needs them, so these are passed over."""
-  register = torch.library.register_fake
-
-  def register_present(name, *args, **kwargs):
-    absent = isinstance(name, str) and name.startswith("torchvision::")
-    return (lambda function: function) if absent else register(name, *args, **kwargs)
-
-  torch.library.register_fake = register_present
-  try:
-    return importlib.import_module("torchvision.transforms")
-  except ImportError:
-    pytest.skip("parity with torchvision needs torchvision: pip install -e '.[parity]'",
-                allow_module_level=True)
-  finally:
-    torch.library.register_fake = register
-
-
-T = torchvision_transforms()
-F = importlib.import_module("torchvision.transforms.functional")
+try:
+  with peers.importing_torchvision():
+    from torchvision import transforms as T
+    from torchvision.transforms import functional as F
+except ImportError:
+  pytest.skip("parity with torchvision needs torchvision: pip install -e '.[parity]'", allow_module_level=True)
 
 IMAGE = np.random.default_rng(0).random((36, 44, 3), np.float32)
 
