@@ -157,9 +157,10 @@ def checked(limits: Limits, horizon: int, std: float | Sequence[float] = 0.0,
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
-  """
+  """Nothing, if low <= value <= high.
+
   Raises:
-    ValueError: not low <= value <= high.
+    ValueError: it is not so.
   """
   if not low <= value <= high:
     raise ValueError(f"{name} is {value}; choose it from {low:g} to {high:g}")

@@ -1,4 +1,4 @@
-"""Random shooting (arXiv 1708.02596, section IV-C): the best of N action sequences.
+"""Random shooting (arXiv 1708.02596): the best of N action sequences.
 
   a_1 ... a_N ~ uniform within the limits,   a = argmin_n E(a_n)
 
