@@ -140,6 +140,9 @@ def checked(limits: Limits, horizon: int, std: float | Sequence[float] = 0.0,
   for name, count in dict(horizon=horizon, **counts).items():
     if count != int(count) or count < 1:
       raise ValueError(f"{name} is {count}; give a whole number of at least 1")
+  if counts.get("elites", 0) > counts.get("samples", np.inf):
+    raise ValueError(f"{counts['elites']} elites cannot be chosen from {counts['samples']} samples; lower "
+                     "elites or raise samples")
   low, high = np.asarray(limits.low, np.float32), np.asarray(limits.high, np.float32)
   if low.ndim != 1 or low.shape != high.shape:
     raise ValueError(f"limits have a low of shape {low.shape} and a high of shape {high.shape}; "

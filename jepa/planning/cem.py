@@ -32,8 +32,6 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 300, el
     ValueError: numbers that make no sense.
   """
   limits, std = checked(limits, horizon, std, samples=samples, elites=elites, iterations=iterations)
-  if elites > samples:
-    raise ValueError(f"{elites} elites cannot be chosen from {samples} samples; lower elites or raise samples")
   if unbiased and elites < 2:
     raise ValueError("the unbiased std of 1 elite is not defined; raise elites or set unbiased to False")
   within("momentum", momentum, 0, 1)

@@ -49,8 +49,8 @@ def planned(planner: Planner, *, every: int = 1, warm: bool = True) -> Policy:
     ValueError: `every` is less than 1 or more than the horizon.
   """
   if not 1 <= every <= planner.horizon:
-    raise ValueError(f"every is {every}; of a plan of {planner.horizon} actions 1 to {planner.horizon} can be "
-                     "executed")
+    raise ValueError(f"every is {every}; of a plan of {planner.horizon} actions 1 to {planner.horizon} can "
+                     "be executed")
 
   def act(key, context, goal, plan):
     plan = planner.plan(key, context, goal, plan)
@@ -67,7 +67,8 @@ def random(limits: Limits) -> Policy:
   """
   limits, _ = checked(limits, 1)
   if not jnp.isfinite(jnp.array([limits.low, limits.high])).all():
-    raise ValueError(f"a random policy draws uniformly from {limits.low} to {limits.high}; give finite limits")
+    raise ValueError(f"a random policy draws uniformly from {limits.low} to {limits.high}; give finite "
+                     "limits")
 
   def act(key, context, goal, memory):
     action = jax.random.uniform(key, limits.low.shape, minval=limits.low, maxval=limits.high)
@@ -88,8 +89,8 @@ def episodes(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree],
     steps: T, the steps allowed.
 
   Returns:
-    (key, states, goals, targets) -> Episode, all but the key with a leading B, and so the Episode: pure, to be
-    jitted. `goals` are what the policy is told, `targets` what `done` is told, any pytrees.
+    (key, states, goals, targets) -> Episode, all but the key with a leading B, and so the Episode: pure, to
+    be jitted. `goals` are what the policy is told, `targets` what `done` is told, any pytrees.
 
   Raises:
     ValueError: fewer than 1 step.
@@ -123,7 +124,8 @@ def episodes(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree],
     state = first, jnp.asarray(done(first, target)), policy.init(k_init)
     (_, finished, memory), (worlds, actions, live, energies) = jax.lax.scan(
         look, state, (jax.random.split(k_looks, looks), allowed))
-    worlds, actions, live = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:steps], (worlds, actions, live))
+    flat = lambda x: x.reshape(-1, *x.shape[2:])[:steps]
+    worlds, actions, live = jax.tree.map(flat, (worlds, actions, live))
     states = jax.tree.map(lambda a, rest: jnp.concatenate([jnp.asarray(a)[None], rest]), first, worlds)
     return Episode(states, actions, live, energies, finished, memory)
 

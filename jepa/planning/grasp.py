@@ -23,10 +23,10 @@ from jepa.planning.gradient import descent
 
 
 def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[[PyTree, PyTree], jax.Array],
-         limits: Limits, horizon: int, starts: int = 8, steps: int = 200, rate: float = 0.1,
-         state_rate: float = 0.1, std: float | Sequence[float] = 1.0, noise: float = 0.1,
-         goal_weight: float = 0.1, sync: int = 50, sync_steps: int = 5, refine: int = 50,
-         refine_rate: float = 0.03) -> Planner:
+         limits: Limits, horizon: int, starts: int = 8, steps: int = 600, rate: float = 0.003,
+         state_rate: float = 0.03, std: float | Sequence[float] = 0.1, noise: float = 0.3,
+         goal_weight: float = 0.02, sync: int = 0, sync_steps: int = 5, refine: int = 50,
+         refine_rate: float = 0.01) -> Planner:
   """Executes the best of the starts, by the distance from the end of its rollout to the goal; that is the
   plan's energy.
 

@@ -9,13 +9,16 @@ Moved elites end in actions drawn anew; in the very first call, of which nothing
 them. The mean moves forward and repeats its last action.
 """
 from collections.abc import Sequence
+import functools
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa.planning import Energy, Limits, Plan, Planner, checked, clip, evaluate, executed, forward, fresh, within
+from jepa.planning import (Energy, Limits, Plan, Planner, checked, clip, evaluate, executed, forward, fresh,
+                           within)
 
 
 class Elites(NamedTuple):
@@ -32,7 +35,8 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, el
 
   Args:
     samples, elites: N, of the first iteration, and K.
-    iterations: each is compiled by itself, since its number of samples is its own; choose few, as published.
+    iterations: those with another number of samples than the one before are compiled by themselves; choose
+      few, as published, or a `decay` of 1.
     std: the first sigma, one number or one for each dimension of an action.
     beta: colour of the noise: 0 white, 1 pink, 2 red; published from 0.25 (fast motion) to 4 (slow).
     keep: share of the elites that stay in the running.
@@ -43,8 +47,6 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, el
     ValueError: numbers that make no sense.
   """
   limits, std = checked(limits, horizon, std, samples=samples, elites=elites, iterations=iterations)
-  if elites > samples:
-    raise ValueError(f"{elites} elites cannot be chosen from {samples} samples; lower elites or raise samples")
   within("keep", keep, 0, 1)
   within("momentum", momentum, 0, 1)
   within("beta", beta, 0, np.inf)
@@ -55,20 +57,32 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, el
   start = fresh(limits, horizon, std, Elites(jnp.zeros((kept, horizon, len(limits.low))), jnp.int32(0)))
 
   def plan(key, context, goal, plan):
-    mean, std = plan.mean, plan.std
-    draw = lambda k, n: clip(limits, mean + std * coloured(k, (n, *mean.shape), beta))
-    k_tail, *k_iterations = jax.random.split(key, iterations + 1)
-    planned = jnp.arange(horizon)[:, None] < plan.memory.known
-    pool = jnp.where(planned, plan.memory.actions, draw(k_tail, kept))
-    for i, (k, size) in enumerate(zip(k_iterations, sizes)):
-      actions = jnp.concatenate([draw(k, size), pool, mean[None][:i == iterations - 1]])
+    draw = lambda k, n, mean, std: clip(limits, mean + std * coloured(k, (n, *mean.shape), beta))
+
+    def iterate(state, turn, size):
+      mean, std, pool, _ = state
+      k, last = turn
+      actions = jnp.concatenate([draw(k, size, mean, std), pool, mean[None]])
       energies = evaluate(energy, context, actions, goal)
+      energies = energies.at[-1].set(jnp.where(last, energies[-1], jnp.inf))      # the mean: only at last
       chosen = jax.lax.top_k(-energies, elites)[1]
       elite = actions[chosen]
-      pool = elite[:kept]
       mean = momentum * mean + (1 - momentum) * elite.mean(0)
       std = momentum * std + (1 - momentum) * elite.std(0)
-    return Plan(elite[0], mean, std, energies[chosen[0]], Elites(pool, jnp.int32(horizon)))
+      return (mean, std, elite[:kept], (elite[0], energies[chosen[0]])), None
+
+    k_tail, k_iterations = jax.random.split(key)
+    turns = jax.random.split(k_iterations, iterations), jnp.arange(iterations) == iterations - 1
+    planned = jnp.arange(horizon)[:, None] < plan.memory.known
+    pool = jnp.where(planned, plan.memory.actions, draw(k_tail, kept, plan.mean, plan.std))
+    state, i = (plan.mean, plan.std, pool, (plan.mean, jnp.array(jnp.inf))), 0
+    for size, same in itertools.groupby(sizes):       # one program for each number of samples
+      j = i + len(list(same))
+      state, _ = jax.lax.scan(functools.partial(iterate, size=size), state,
+                              jax.tree.map(lambda x: x[i:j], turns))
+      i = j
+    mean, std, pool, (actions, value) = state
+    return Plan(actions, mean, std, value, Elites(pool, jnp.int32(horizon)))
 
   def shift(plan, steps):
     move = lambda actions: forward(actions, executed(steps, horizon), actions[..., -1, :])
@@ -92,6 +106,6 @@ def coloured(key: jax.Array, shape: tuple[int, int, int], beta: float) -> jax.Ar
   real = (frequency == 0) | (frequency == 0.5)
   power = (np.where(real, 1, 2) * amplitude**2).sum()
   scale = amplitude * h / np.sqrt(power)
-  parts = jax.random.normal(key, (2, n, a, len(frequency)))
-  parts *= np.stack([scale * np.where(real, 1, np.sqrt(0.5)), scale * np.where(real, 0, np.sqrt(0.5))])[:, None, None]
+  share = np.stack([np.where(real, 1, np.sqrt(0.5)), np.where(real, 0, np.sqrt(0.5))])
+  parts = jax.random.normal(key, (2, n, a, len(frequency))) * (scale * share)[:, None, None]
   return jnp.fft.irfft(jax.lax.complex(*parts), n=h).swapaxes(1, 2)

@@ -35,8 +35,6 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 500, it
   """
   elites = elites or samples
   limits, std = checked(limits, horizon, std, samples=samples, elites=elites, iterations=iterations)
-  if elites > samples:
-    raise ValueError(f"{elites} elites cannot be chosen from {samples} samples; lower elites or raise samples")
   if not temperature > 0:
     raise ValueError(f"temperature is {temperature}; give a positive number, in units of the energy")
   if control and not (std > 0).all():

@@ -19,65 +19,6 @@ Cost = Callable[[jax.Array, jax.Array], jax.Array]      # (latent [D], latent [D
                                                         # first to the second, not negative
 
 
-class Proposer(NamedTuple):
-  """Where to go next."""
-
-  init: Callable[[], PyTree]                          # its state, where nothing is known
-  # (key, latent [D], goal [D], state) -> (subgoal [D], state)
-  propose: Callable[[jax.Array, jax.Array, jax.Array, PyTree], tuple[jax.Array, PyTree]]
-
-
-def two_level(proposer: Proposer, low: Planner) -> Planner:
-  """`low` towards what `proposer` proposes, asked anew at every call. Context and goal are latents [D]; the
-  plan's energy is that of reaching the subgoal, its memory (the proposer's state, the memory of `low`)."""
-
-  def outer(plan, state):
-    return plan._replace(memory=(state, plan.memory))
-
-  def inner(plan):
-    return plan._replace(memory=plan.memory[1])
-
-  def plan(key, context, goal, plan):
-    k_high, k_low = jax.random.split(key)
-    subgoal, state = proposer.propose(k_high, context, goal, plan.memory[0])
-    return outer(low.plan(k_low, context, subgoal, inner(plan)), state)
-
-  def shift(plan, steps):
-    return outer(low.shift(inner(plan), steps), plan.memory[0])
-
-  return Planner(low.horizon, lambda: outer(low.init(), proposer.init()), plan, shift)
-
-
-# ---- searching for subgoals ----
-
-def chain(cost: Cost, memory: "Memory | None" = None) -> Energy:
-  """E(context [D], subgoals [S D], goal [D]) = the sum of `cost` along context, subgoals, goal. A cost that
-  grows faster than the distance, such as its square, spaces the subgoals evenly.
-
-  Args:
-    memory: each subgoal stands for the nearest latent in it, so that only what was reached is proposed.
-  """
-
-  def energy(context, subgoals, goal):
-    subgoals = subgoals if memory is None else jax.vmap(lambda z: snap(memory, z))(subgoals)
-    path = jnp.concatenate([context[None], subgoals, goal[None]])
-    return jax.vmap(cost)(path[:-1], path[1:]).sum()
-
-  return energy
-
-
-def searched(high: Planner, memory: "Memory | None" = None) -> Proposer:
-  """The first of the subgoals that `high` finds: a planner with such an energy, limits of D dimensions and
-  as many subgoals as its horizon. Each search begins at the subgoals found last, with its first std."""
-
-  def propose(key, context, goal, state):
-    state = high.plan(key, context, goal, high.shift(state, 0))
-    subgoal = state.actions[0]
-    return subgoal if memory is None else snap(memory, subgoal), state
-
-  return Proposer(high.init, propose)
-
-
 # ---- remembering what was reached ----
 
 class Memory(NamedTuple):
@@ -94,7 +35,8 @@ def empty(capacity: int, width: int) -> Memory:
     ValueError: no room.
   """
   if capacity < 1 or width < 1:
-    raise ValueError(f"a memory of {capacity} latents of width {width} holds nothing; give at least 1 of each")
+    raise ValueError(f"a memory of {capacity} latents of width {width} holds nothing; give at least "
+                     "1 of each")
   return Memory(jnp.zeros((capacity, width)), jnp.int32(0))
 
 
@@ -163,7 +105,69 @@ def shortest(costs: jax.Array, last: jax.Array) -> jax.Array:
   return jax.lax.while_loop(going, relax, (last, jnp.array(True), 0))[0]
 
 
-def remembered(memory: Memory, cost: Cost, *, neighbours: int, longest: float, reached: float = 0.0) -> Proposer:
+# ---- two levels ----
+
+class Proposer(NamedTuple):
+  """Where to go next."""
+
+  init: Callable[[], PyTree]                          # its state, where nothing is known
+  # (key, latent [D], goal [D], state) -> (subgoal [D], state)
+  propose: Callable[[jax.Array, jax.Array, jax.Array, PyTree], tuple[jax.Array, PyTree]]
+
+
+def two_level(proposer: Proposer, low: Planner) -> Planner:
+  """`low` towards what `proposer` proposes, asked anew at every call. Context and goal are latents [D]; the
+  plan's energy is that of reaching the subgoal, its memory (the proposer's state, the memory of `low`)."""
+
+  def outer(plan, state):
+    return plan._replace(memory=(state, plan.memory))
+
+  def inner(plan):
+    return plan._replace(memory=plan.memory[1])
+
+  def plan(key, context, goal, plan):
+    k_high, k_low = jax.random.split(key)
+    subgoal, state = proposer.propose(k_high, context, goal, plan.memory[0])
+    return outer(low.plan(k_low, context, subgoal, inner(plan)), state)
+
+  def shift(plan, steps):
+    return outer(low.shift(inner(plan), steps), plan.memory[0])
+
+  return Planner(low.horizon, lambda: outer(low.init(), proposer.init()), plan, shift)
+
+
+# ---- proposers ----
+
+def chain(cost: Cost, memory: Memory | None = None) -> Energy:
+  """E(context [D], subgoals [S D], goal [D]) = the sum of `cost` along context, subgoals, goal. A cost that
+  grows faster than the distance, such as its square, spaces the subgoals evenly.
+
+  Args:
+    memory: each subgoal stands for the nearest latent in it, so that only what was reached is proposed.
+  """
+
+  def energy(context, subgoals, goal):
+    subgoals = subgoals if memory is None else jax.vmap(lambda z: snap(memory, z))(subgoals)
+    path = jnp.concatenate([context[None], subgoals, goal[None]])
+    return jax.vmap(cost)(path[:-1], path[1:]).sum()
+
+  return energy
+
+
+def searched(high: Planner, memory: Memory | None = None) -> Proposer:
+  """The first of the subgoals that `high` finds: a planner with such an energy, limits of D dimensions and
+  as many subgoals as its horizon. Each search begins at the subgoals found last, with its first std."""
+
+  def propose(key, context, goal, state):
+    state = high.plan(key, context, goal, high.shift(state, 0))
+    subgoal = state.actions[0]
+    return subgoal if memory is None else snap(memory, subgoal), state
+
+  return Proposer(high.init, propose)
+
+
+def remembered(memory: Memory, cost: Cost, *, neighbours: int, longest: float,
+               reached: float = 0.0) -> Proposer:
   """The first latent on the cheapest path through the memory; the goal itself where it is within `longest`
   and no detour is cheaper, and where no path is known.
 
