@@ -1,5 +1,5 @@
-"""Planners against their equations written again in NumPy and in f64, against exact optima, and around a wall;
-the receding horizon that cannot see success; the memory's paths against Dijkstra's."""
+"""Planners against their equations written again in NumPy and in f64, against exact optima, and around a
+wall; the receding horizon that cannot see success; the memory's paths against Dijkstra's."""
 import functools
 import math
 
@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.sparse.csgraph
 
 from jepa import planning
-from jepa.planning import Limits, Plan, control, icem, mppi, subgoals
+from jepa.planning import Limits, Plan, control, grasp, icem, mppi, subgoals
 
 KEY = jax.random.key(0)
 SEEDS = jax.random.split(KEY, 8)
@@ -93,13 +93,15 @@ def test_shooting_is_worse_and_better_than_nothing():
   plans = many(planning.make("shooting", energy=lq, limits=LQ_LIMITS, horizon=H, samples=2000), LQ_START,
                LQ_GOAL)
   still, best = float(lq(LQ_START, jnp.zeros((H, A)), LQ_GOAL)), lq_optimum()[1]
-  print(f"shooting: {plans.energy.min() / best - 1:.2f} to {plans.energy.max() / best - 1:.2f} above the optimum")
+  excess = plans.energy / best - 1
+  print(f"shooting: {excess.min():.2f} to {excess.max():.2f} above the optimum")
   assert (plans.energy < still / 2).all() and (plans.energy > 1.1 * best).all()
 
 
 def test_vanilla_mppi_improves_by_warm_starts():
   """One iteration a call, as published, gets there over calls."""
-  planner = planning.make("mppi", energy=lq, limits=LQ_LIMITS, horizon=H, samples=1000, temperature=0.5, std=0.5)
+  planner = planning.make("mppi", energy=lq, limits=LQ_LIMITS, horizon=H, samples=1000,
+                          temperature=0.5, std=0.5)
   def call(plan, k):
     plan = planner.plan(k, LQ_START, LQ_GOAL, plan)
     return planner.shift(plan, 0), plan.energy
@@ -136,8 +138,8 @@ def samples_(key, count, mean, std):
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_cem_update(unbiased):
   args = dict(samples=40, elites=6, iterations=4, std=(1.0, 0.5), momentum=0.15, momentum_std=0.3)
-  plan = many(planning.make("cem", energy=lq, limits=LQ_LIMITS, horizon=H, unbiased=unbiased, **args), LQ_START,
-              LQ_GOAL, KEY[None])
+  planner = planning.make("cem", energy=lq, limits=LQ_LIMITS, horizon=H, unbiased=unbiased, **args)
+  plan = many(planner, LQ_START, LQ_GOAL, KEY[None])
   mean, std = np.zeros((H, A)), np.tile([1.0, 0.5], (H, 1))
   for k in jax.random.split(KEY, 4):
     actions = samples_(k, 40, mean, std)
@@ -178,10 +180,26 @@ def test_mppi_weights():
   np.testing.assert_allclose(mppi.weights(jnp.full(4, jnp.inf), 0.5), 0.25)
 
 
+def test_grasp_slopes():
+  """In loops: an action feels its own step alone, and a state what arrives at it, not what leaves it."""
+  rng = np.random.default_rng(0)
+  actions, states = rng.normal(size=(H, A)), rng.normal(size=(H - 1, 4))
+  square = lambda a, b: jnp.square(a - b).sum()
+  of = jax.grad(grasp.loss)((jnp.array(actions, jnp.float32), jnp.array(states, jnp.float32)), LQ_START,
+                            jnp.ones(4), lq_step, square, 0.3)
+  z = np.concatenate([LQ_START[None], states, np.ones((1, 4))]).astype(float)
+  arrived = [LQ_F.astype(float) @ z[t] + LQ_G.astype(float) @ actions[t] for t in range(H)]
+  for t in range(H):
+    pull = 2 * (arrived[t] - z[t + 1]) + 0.3 * 2 * (arrived[t] - z[H])
+    np.testing.assert_allclose(of[0][t], LQ_G.T @ pull, atol=1e-4)
+  for t in range(1, H):
+    np.testing.assert_allclose(of[1][t - 1], 2 * (z[t] - arrived[t - 1]), atol=1e-4)
+
+
 def test_icem_memory():
   """Elites stay: with as good as no new samples, the best of the last call is found again after a shift."""
   planner = lq_planner("icem", samples=40, elites=10, iterations=2)
-  first = planner.plan(KEY, LQ_START, LQ_GOAL, planner.init())
+  first = jax.tree.map(lambda x: x[0], many(planner, LQ_START, LQ_GOAL, KEY[None]))
   moved = planner.shift(first, 2)
   np.testing.assert_array_equal(moved.memory.actions[:, :3], first.memory.actions[:, 2:])
   np.testing.assert_array_equal(moved.memory.actions[0], planner.shift(first, 2).actions)
@@ -282,15 +300,16 @@ def test_around_a_wall(name, tolerance, args):
 
 
 def test_the_gradient_from_nothing_is_stuck():
-  plan = many(course_planner("gradient", starts=1, steps=300, rate=0.02), COURSE_START, COURSE_GOAL, KEY[None])
+  planner = course_planner("gradient", starts=1, steps=300, rate=0.02)
+  plan = many(planner, COURSE_START, COURSE_GOAL, KEY[None])
   print(f"gradient from zeros: {plan.energy[0] / course_optimum():.1f} times the optimum")
   assert plan.energy[0] > 3 * course_optimum()
 
 
 def blocked(p, a):
   """A step into the wall |x| < 0.15, y < 0.4 gets 2 % of the way."""
-  q = p + a
-  return p + a * (1 - 0.98 * jax.nn.sigmoid((0.15 - jnp.abs(q[0])) / 0.03) * jax.nn.sigmoid((0.4 - q[1]) / 0.03))
+  x, y = p + a
+  return p + a * (1 - 0.98 * jax.nn.sigmoid((0.15 - jnp.abs(x)) / 0.03) * jax.nn.sigmoid((0.4 - y) / 0.03))
 
 
 def test_parallel_states_pass_where_the_gradient_is_stuck():
@@ -301,8 +320,8 @@ def test_parallel_states_pass_where_the_gradient_is_stuck():
   energy = lambda z, actions, goal: square(end(z, actions), goal)
   gradient = planning.make("gradient", energy=energy, limits=limits, horizon=horizon, starts=1, steps=300,
                            rate=0.03)
-  parallel = planning.make("grasp", dynamics=blocked, distance=square, limits=limits, horizon=horizon, starts=16,
-                           steps=600, std=0.05)
+  parallel = planning.make("grasp", dynamics=blocked, distance=square, limits=limits, horizon=horizon,
+                           starts=16, std=0.05)
   stuck = many(gradient, COURSE_START, COURSE_GOAL, KEY[None]).energy
   passed = np.asarray(many(parallel, COURSE_START, COURSE_GOAL).energy)
   print(f"gradient from zeros ends {float(stuck[0]):.3f} from the goal, parallel states {np.sort(passed)}")
@@ -313,7 +332,7 @@ def test_parallel_states_pass_where_the_gradient_is_stuck():
 # ---- what every planner owes ----
 
 EVERY = {"shooting": dict(samples=50), "cem": dict(samples=50, elites=5, iterations=3),
-         "icem": dict(samples=50, elites=5), "mppi": dict(samples=50, iterations=2, adapt=True),
+         "icem": dict(samples=50, elites=5, iterations=2), "mppi": dict(samples=50, iterations=2, adapt=True),
          "gradient": dict(starts=3, steps=5, noise=0.1),
          "grasp": dict(starts=3, steps=10, refine=3, sync=4, std=1.0, dynamics=lq_step,
                        distance=lambda a, b: jnp.square(a - b).sum())}
@@ -325,7 +344,8 @@ def every_planner(name, energy=lq, limits=LQ_LIMITS, **args):
 
 
 @pytest.mark.parametrize("name", planning.NAMES)
-def test_one_by_one_is_together(name):
+def test_plans_and_shifts(name):
+  """One by one as all together; the same key, the same bits; a shift moves what is left, exactly."""
   planner = every_planner(name)
   starts = LQ_START + np.arange(3, dtype=np.float32)[:, None] / 10
   plan = jax.jit(lambda k, z: planner.plan(k, z, LQ_GOAL, planner.init()))
@@ -336,50 +356,43 @@ def test_one_by_one_is_together(name):
     jax.tree.map(np.testing.assert_array_equal, one, plan(SEEDS[i], starts[i]))
   assert (plan(SEEDS[3], starts[0]).actions != plan(SEEDS[0], starts[0]).actions).any()
   alike = lambda x: (x.shape, x.dtype)
-  assert jax.tree.map(alike, one) == jax.tree.map(alike, planner.init()) == jax.tree.map(
-      alike, planner.shift(one, 2))
+  moved = planner.shift(one, 2)
+  assert jax.tree.map(alike, one) == jax.tree.map(alike, planner.init()) == jax.tree.map(alike, moved)
 
-
-@pytest.mark.parametrize("name", planning.NAMES)
-@pytest.mark.parametrize("limits", [Limits([-.3, -.1], [.2, .5]), Limits([-.3, -.1], [.2, .5], .25)])
-def test_limits_hold(name, limits):
-  planner = every_planner(name, limits=limits)
-  actions = np.asarray(many(planner, LQ_START, LQ_GOAL).actions)
-  assert (actions >= np.float32(limits.low)).all() and (actions <= np.float32(limits.high)).all()
-  if limits.norm:
-    assert np.linalg.norm(actions, axis=-1).max() <= limits.norm * (1 + 1e-6)
-    free = np.asarray(many(every_planner(name, limits=limits._replace(norm=0.0)), LQ_START, LQ_GOAL).actions)
-    assert np.linalg.norm(free, axis=-1).max() > limits.norm, "the norm is to be active here"
-
-
-@pytest.mark.parametrize("name", [n for n in planning.NAMES if n != "grasp"])
-@pytest.mark.parametrize("poison", [jnp.nan, -jnp.inf])
-def test_energies_that_are_no_numbers(name, poison):
-  """A third of all plans has no energy: they lose, and the plan is better than none."""
-  def energy(context, actions, goal):
-    return jnp.where(actions[0, 0] > 0.5, poison, lq(context, actions, goal))
-  plans = many(every_planner(name, energy=energy), LQ_START, LQ_GOAL)
-  assert np.isfinite(jax.tree.leaves(plans._replace(energy=0.0))[0]).all()
-  assert np.isfinite(plans.mean).all() and np.isfinite(plans.std).all() and np.isfinite(plans.energy).all()
-  assert (plans.actions[:, 0, 0] <= 0.5).all()
-  nothing = many(every_planner(name, energy=lambda *_: jnp.array(poison)), LQ_START, LQ_GOAL)
-  assert np.isfinite(nothing.actions).all() and np.isfinite(nothing.mean).all()
-
-
-@pytest.mark.parametrize("name", planning.NAMES)
-def test_shift(name):
-  planner = every_planner(name)
-  plan = planner.plan(KEY, LQ_START, LQ_GOAL, planner.init())
-  moved = planner.shift(plan, 2)
-  tail = plan.mean[-1] if name == "icem" else np.zeros(A)
-  np.testing.assert_array_equal(moved.mean[:3], plan.mean[2:])
-  np.testing.assert_array_equal(moved.actions[:3], plan.actions[2:])
+  tail = one.mean[-1] if name == "icem" else np.zeros(A)
+  np.testing.assert_array_equal(moved.mean[:3], one.mean[2:])
+  np.testing.assert_array_equal(moved.actions[:3], one.actions[2:])
   np.testing.assert_array_equal(moved.mean[3:], np.broadcast_to(tail, (2, A)))
   np.testing.assert_array_equal(moved.std, planner.init().std)
   assert np.isinf(moved.energy)
-  np.testing.assert_array_equal(planner.shift(plan, 0).mean, plan.mean)
+  np.testing.assert_array_equal(planner.shift(one, 0).mean, one.mean)
   with pytest.raises(ValueError, match="6 actions cannot have been executed of a plan of 5"):
-    planner.shift(plan, 6)
+    planner.shift(one, 6)
+
+
+@pytest.mark.parametrize("name", planning.NAMES)
+def test_limits_hold(name):
+  limits = Limits([-.3, -.1], [.2, .5], .25)
+  actions = np.asarray(many(every_planner(name, limits=limits), LQ_START, LQ_GOAL).actions)
+  assert (actions >= np.float32(limits.low)).all() and (actions <= np.float32(limits.high)).all()
+  length = np.linalg.norm(actions, axis=-1).max()
+  assert 0.2 < length <= limits.norm * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in planning.NAMES if n != "grasp"])
+def test_energies_that_are_no_numbers(name):
+  """Part of all plans has no energy: they lose, and the rest is as good as ever."""
+  def energy(context, actions, goal):
+    z, poison, above = context
+    return jnp.where(actions[0, 0] > above, poison, lq(z, actions, goal))
+  planner = every_planner(name, energy=energy)
+  run = jax.jit(jax.vmap(lambda k, poison, above: planner.plan(k, (LQ_START, poison, above), LQ_GOAL,
+                                                               planner.init()), (0, None, None)))
+  for poison in (jnp.nan, jnp.inf, -jnp.inf):
+    plans = run(SEEDS, poison, 0.5)
+    assert all(np.isfinite(x).all() for x in plans[:4])
+    assert (plans.actions[:, 0, 0] <= 0.5).all()
+  assert all(np.isfinite(x).all() for x in run(SEEDS, jnp.nan, -jnp.inf)[:3]), "no plan has an energy"
 
 
 def test_a_dimension_without_std_keeps_still():
@@ -438,12 +451,19 @@ def nearer(context, actions, goal):
   return jnp.square(context + jnp.cumsum(actions, 0) - goal).sum()
 
 
-def integrator(planner=None, *, every=2, warm=True, steps=9, reach=0.1, policy=None):
-  planner = planner or planning.make("cem", energy=nearer, limits=REACH, horizon=4, samples=60, elites=10,
-                                     iterations=6)
-  return control.episodes(policy or control.planned(planner, every=every, warm=warm), steps=steps,
-                          step=lambda s, a: s + a, observe=lambda s: s,
-                          done=lambda s, target: jnp.linalg.norm(s - target) < reach)
+def integrator(planner=None, *, every=2, warm=True, steps=12, policy=None):
+  planner = planner or planning.make("cem", energy=nearer, limits=REACH, horizon=4, samples=100, elites=10,
+                                     iterations=8)
+  near = lambda s, target: jnp.linalg.norm(s - target[0]) < target[1]
+  return jax.jit(control.episodes(policy or control.planned(planner, every=every, warm=warm), steps=steps,
+                                  step=lambda s, a: s + a, observe=lambda s: s, done=near))
+
+
+warm_integrator = functools.cache(integrator)
+
+
+def targets(reach, places=None):
+  return (GOALS if places is None else places), np.full(len(GOALS), reach, np.float32)
 
 
 FROM = np.array([[0, 0], [1, 1], [-2, 1]], np.float32)
@@ -452,10 +472,10 @@ GOALS = np.array([[3, 4], [1, 1], [2, -1]], np.float32)
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_an_integrator_gets_there(warm):
-  run = jax.jit(integrator(warm=warm))(KEY, FROM, GOALS, GOALS)
+  run = (warm_integrator() if warm else integrator(warm=False))(KEY, FROM, GOALS, targets(0.2))
   assert run.done.all()
   taken = run.live.sum(1)
-  shortest = np.ceil(np.linalg.norm(GOALS - FROM, axis=1) - 0.1)
+  shortest = np.ceil(np.linalg.norm(GOALS - FROM, axis=1) - 0.2)
   assert (taken >= shortest).all() and (taken <= shortest + 2).all()
   assert taken[1] == 0, "done before the first step"
   for states, actions, live in zip(run.states, run.actions, run.live):
@@ -463,23 +483,22 @@ def test_an_integrator_gets_there(warm):
     np.testing.assert_allclose(states[1:], states[0] + np.cumsum(moves, 0), atol=1e-5)
 
 
-@pytest.mark.parametrize("every,steps", [(1, 5), (2, 9), (3, 9), (4, 9)])
+@pytest.mark.parametrize("every,steps", [(1, 5), (3, 9), (4, 9)])
 def test_plans_are_as_many_as_looks(every, steps):
   calls = []
   planner = planning.make("shooting", energy=nearer, limits=REACH, horizon=4, samples=3)
   def counted(key, context, goal, plan):
     jax.debug.callback(lambda x: calls.append(0), context)
     return planner.plan(key, context, goal, plan)
-  run = jax.jit(integrator(planner._replace(plan=counted), every=every, steps=steps))(
-      KEY, FROM[:2], GOALS[:2], GOALS[:2])
+  run = integrator(planner._replace(plan=counted), every=every, steps=steps)(KEY, FROM, GOALS, targets(0.2))
   jax.effects_barrier()
-  assert len(calls) == 2 * math.ceil(steps / every) and run.energies.shape == (2, math.ceil(steps / every))
-  assert run.actions.shape == (2, steps, 2) and run.states.shape == (2, steps + 1, 2)
+  assert len(calls) == 3 * math.ceil(steps / every) and run.energies.shape == (3, math.ceil(steps / every))
+  assert run.actions.shape == (3, steps, 2) and run.states.shape == (3, steps + 1, 2)
 
 
 def test_success_is_not_seen():
   """The same plans, whatever success is, up to the step at which it comes."""
-  easy, hard = (jax.jit(integrator(reach=r))(KEY, FROM, GOALS, GOALS) for r in (1.5, 0.0))
+  easy, hard = (warm_integrator()(KEY, FROM, GOALS, targets(r)) for r in (1.5, 0.0))
   assert not hard.done.any() and hard.live.all() and easy.done.all()
   for i, n in enumerate(np.asarray(easy.live.sum(1))):
     looks = math.ceil(n / 2)
@@ -491,20 +510,19 @@ def test_success_is_not_seen():
 
 
 def test_targets_do_not_reach_the_policy():
+  """By construction: a policy is called with what it is told. And so: other targets, the same moves."""
   told = {}
   def act(key, context, goal, memory):
     told.update(context=context, goal=goal)
     return jnp.zeros((1, 2)), jnp.array(0.0), memory
-  run = integrator(policy=control.Policy(1, lambda key: (), act))
-  trace = jax.make_jaxpr(lambda targets: run(KEY, FROM, GOALS, targets).actions)(GOALS)
-  used = {id(v) for e in trace.eqns for v in e.invars}
-  assert set(told) == {"context", "goal"} and id(trace.jaxpr.invars[0]) in used
-  moves = [integrator()(KEY, FROM, GOALS, t) for t in (GOALS + 100, GOALS - 100)]
+  integrator(policy=control.Policy(1, lambda key: (), act))(KEY, FROM, GOALS, targets(0.2))
+  assert told["context"].shape == told["goal"].shape == (2,)
+  moves = [warm_integrator()(KEY, FROM, GOALS, targets(0.2, GOALS + far)) for far in (100, -100)]
   jax.tree.map(np.testing.assert_array_equal, *moves)
 
 
 def test_the_floor():
-  run = jax.jit(integrator(policy=control.random(REACH), steps=200, reach=0.0))(KEY, FROM, GOALS, GOALS)
+  run = integrator(policy=control.random(REACH), steps=200)(KEY, FROM, GOALS, targets(0.0))
   assert np.linalg.norm(run.actions, axis=-1).max() <= 1 + 1e-6 and not run.done.any()
   assert np.abs(run.actions.mean((0, 1))).max() < 0.1 and np.isinf(run.energies).all()
   with pytest.raises(ValueError, match="every is 5; of a plan of 4"):
@@ -530,11 +548,12 @@ def test_shortest_paths_are_dijkstras(points):
                 grid=np.stack(np.meshgrid(np.arange(5), np.arange(6)), -1).reshape(-1, 2) * [1.0, 1.3],
                 cloud=np.random.default_rng(0).normal(size=(30, 2)))[points].astype(np.float32)
   memory = subgoals.add(subgoals.empty(40, 2), places)
-  costs = np.asarray(subgoals.graph(memory, FAR, neighbours=3, longest=1.5))
+  k = 4 if points == "grid" else 3          # without ties at the last neighbour, which rounding would decide
+  costs = np.asarray(subgoals.graph(memory, FAR, neighbours=k, longest=1.5))
   n = len(places)
   assert np.isinf(costs[n:]).all() and np.isinf(costs[:, n:]).all() and np.isinf(np.diag(costs)).all()
   distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag(np.full(n, np.inf))
-  kth = np.sort(distance, 1)[:, 2:3]
+  kth = np.sort(distance, 1)[:, k - 1:k]
   near = ((distance <= kth * (1 + 1e-6)) | (distance <= kth.T * (1 + 1e-6))) & (distance <= 1.5)
   np.testing.assert_allclose(costs[:n, :n], np.where(near, distance, np.inf), rtol=1e-5)
   for goal in (0, n // 2):
@@ -598,28 +617,25 @@ def passable(p, a):
   return jnp.where((jnp.abs(q[0]) < 0.1) & (q[1] < 0.5), p, q)
 
 
-@pytest.mark.parametrize("kind", ["memory", "search"])
-def test_two_levels_pass_where_one_is_stuck(kind):
+def test_two_levels_pass_where_one_is_stuck():
   """The low level looks four steps ahead; behind the wall is out of its sight."""
-  limits = Limits([-.08, -.08], [.08, .08], .08)
+  limits, step = Limits([-.08, -.08], [.08, .08], .08), passable
   def energy(z, actions, goal):
-    return jnp.square(jax.lax.scan(lambda p, a: (passable(p, a),) * 2, z, actions)[1] - goal).sum()
-  low = planning.make("cem", energy=energy, limits=limits, horizon=4, samples=60, elites=8, iterations=5, std=0.06)
+    return jnp.square(jax.lax.scan(lambda p, a: (step(p, a),) * 2, z, actions)[1] - goal).sum()
+  low = planning.make("cem", energy=energy, limits=limits, horizon=4, samples=60, elites=8, iterations=5,
+                      std=0.06)
   arc = np.linspace(np.pi, 0, 16)
   places = np.stack([0.6 * np.cos(arc), 0.75 * np.sin(arc)], 1).astype(np.float32)
   memory = subgoals.add(subgoals.empty(20, 2), places)
-  if kind == "memory":
-    proposer = subgoals.remembered(memory, FAR, neighbours=2, longest=0.3, reached=0.05)
-  else:
-    cost = lambda a, b: jnp.square(a - b).sum()
-    high = planning.make("cem", energy=subgoals.chain(cost, memory), limits=Limits([-1, -1], [1, 1]), horizon=6,
-                         samples=400, elites=40, iterations=10, std=0.5, best=True)
-    proposer = subgoals.searched(high, memory)
-  def run(planner):
-    return jax.jit(control.episodes(control.planned(planner, every=2), step=passable, observe=lambda s: s, steps=60,
-                                    done=lambda s, t: jnp.linalg.norm(s - t) < 0.05))(
-        KEY, COURSE_START[None], COURSE_GOAL[None], COURSE_GOAL[None])
-  assert not run(low).done.all()
-  found = run(subgoals.two_level(proposer, low))
-  print(f"{kind}: {int(found.live.sum())} steps")
-  assert found.done.all()
+  energy = subgoals.chain(lambda a, b: FAR(a, b) ** 4, memory)
+  high = planning.make("cem", energy=energy, limits=Limits([-1, -1], [1, 1]), horizon=5, samples=200,
+                       elites=20, iterations=8, std=0.5, best=True)
+  planners = {"one level": low, "search": subgoals.two_level(subgoals.searched(high, memory), low),
+              "memory": subgoals.two_level(subgoals.remembered(memory, FAR, neighbours=2, longest=0.3,
+                                                               reached=0.05), low)}
+  for kind, planner in planners.items():
+    run = control.episodes(control.planned(planner, every=2), step=step, observe=lambda s: s, steps=100,
+                           done=lambda s, t: jnp.linalg.norm(s - t) < 0.05)
+    found = jax.jit(run)(KEY, COURSE_START[None], COURSE_GOAL[None], COURSE_GOAL[None])
+    print(f"{kind}: {int(found.live.sum())} steps, there: {bool(found.done[0])}")
+    assert found.done[0] == (kind != "one level")

@@ -66,14 +66,6 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
     return descent(lambda a: reached(z, a, goal).astype(jnp.float32), limits, actions, key, steps=steps,
                    rate=refine_rate)
 
-  def loss(variables, z, goal):
-    actions, states = variables
-    chain = jax.tree.map(lambda a, s, b: jnp.concatenate([a[None], s, b[None]]), z, states, goal)
-    here, there = (jax.tree.map(lambda c: c[part], chain) for part in (slice(-1), slice(1, None)))
-    arrived = jax.vmap(dynamics)(jax.lax.stop_gradient(here), actions)
-    towards = jax.vmap(distance, (0, None))(arrived, goal)
-    return (jax.vmap(distance)(arrived, there) + goal_weight * towards).sum().astype(jnp.float32)
-
   def search(z, goal, actions, key):
     k_first, k_steps, k_refine = jax.random.split(key, 3)
     share = jnp.arange(1, horizon) / horizon
@@ -82,7 +74,7 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
 
     def step(state, i):
       variables, moments = state
-      slope = jax.grad(loss)(variables, z, goal)
+      slope = jax.grad(loss)(variables, z, goal, dynamics, distance, goal_weight)
       slope = jax.tree.map(lambda s: jnp.where(jnp.isfinite(s), s, 0.0), slope)
       update, moments = adam.update(slope, moments)
       actions, states = optax.apply_updates(variables, update)
@@ -115,6 +107,17 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
     return Plan(actions[best], actions[best], start.std, energies[best], ())
 
   return Planner(horizon, lambda: start, plan, lambda plan, steps: shift(start, plan, steps))
+
+
+def loss(variables: tuple[jax.Array, PyTree], z: PyTree, goal: PyTree, dynamics, distance,
+         goal_weight: float) -> jax.Array:
+  """L of variables (actions [H A], states z_1 ... z_{H-1} along a leading axis)."""
+  actions, states = variables
+  chain = jax.tree.map(lambda a, s, b: jnp.concatenate([a[None], s, b[None]]), z, states, goal)
+  here, there = (jax.tree.map(lambda c: c[part], chain) for part in (slice(-1), slice(1, None)))
+  arrived = jax.vmap(dynamics)(jax.lax.stop_gradient(here), actions)
+  towards = jax.vmap(distance, (0, None))(arrived, goal)
+  return (jax.vmap(distance)(arrived, there) + goal_weight * towards).sum().astype(jnp.float32)
 
 
 def noisy(tree: PyTree, key: jax.Array, std: float | jax.Array) -> PyTree:
