@@ -509,6 +509,17 @@ def test_success_is_not_seen():
   assert easy.live.sum() < hard.live.sum()
 
 
+def test_success_is_not_felt_either():
+  """In a world that stands still anyway, freezing changes nothing: all plans are the same, done or not."""
+  planner = planning.make("cem", energy=nearer, limits=REACH, horizon=4, samples=20, elites=5, iterations=2)
+  run = jax.jit(control.episodes(control.planned(planner, every=2), step=lambda s, a: s, observe=lambda s: s,
+                                 done=lambda s, target: target, steps=6))
+  done, open_ = (run(KEY, FROM, GOALS, np.full(3, t)) for t in (True, False))
+  assert done.done.all() and not done.live.any() and open_.live.all()
+  np.testing.assert_array_equal(done.actions, open_.actions)
+  np.testing.assert_array_equal(done.energies, open_.energies)
+
+
 def test_targets_do_not_reach_the_policy():
   """By construction: a policy is called with what it is told. And so: other targets, the same moves."""
   told = {}
