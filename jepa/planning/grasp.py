@@ -39,7 +39,8 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
     rate, state_rate: step sizes of actions and states, in units of each.
     noise: std of what is added to the states at each step, in units of a state; falls to zero linearly.
     goal_weight: w.
-    sync, sync_steps: serial steps after every so many parallel ones. sync 0: never.
+    sync, sync_steps: serial steps after every so many parallel ones. sync 0: never; around a wall they pull
+      the states back to its near side, and the search with them.
     refine, refine_rate: number and size of the serial steps at the end; `refine_rate` also for `sync_steps`.
 
   Raises:
