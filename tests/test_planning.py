@@ -313,7 +313,9 @@ def blocked(p, a):
 
 
 def test_parallel_states_pass_where_the_gradient_is_stuck():
-  """The wall is in the dynamics, the goal 1.2 behind it. Not every start and key passes; most keys do."""
+  """The wall is in the dynamics, the goal 1.2 behind it. 16 starts pass for 18 of 24 keys, none of which the
+  settings were chosen by. Stuck is one start of the gradient from zeros: 16 random ones with noise do better
+  still (23 of 24), so this is no claim that parallel states are the better planner."""
   limits, horizon = Limits([-.1, -.1], [.1, .1], .1), 30
   square = lambda a, b: jnp.square(a - b).sum()
   end = lambda z, actions: jax.lax.scan(lambda z, a: (blocked(z, a), None), z, actions)[0]
@@ -323,10 +325,9 @@ def test_parallel_states_pass_where_the_gradient_is_stuck():
   parallel = planning.make("grasp", dynamics=blocked, distance=square, limits=limits, horizon=horizon,
                            starts=16, std=0.05)
   stuck = many(gradient, COURSE_START, COURSE_GOAL, KEY[None]).energy
-  passed = np.asarray(many(parallel, COURSE_START, COURSE_GOAL).energy)
-  print(f"gradient from zeros ends {float(stuck[0]):.3f} from the goal, parallel states {np.sort(passed)}")
-  assert stuck[0] > 0.3
-  assert (passed < 0.01).sum() >= 6
+  passed = many(parallel, COURSE_START, COURSE_GOAL, jax.random.split(jax.random.key(12345), 24)).energy < 0.01
+  print(f"gradient from zeros: squared distance {stuck[0]:.3f}; parallel states: {passed.sum()} of 24 pass")
+  assert stuck[0] > 0.3 and passed.sum() >= 13
 
 
 # ---- what every planner owes ----
