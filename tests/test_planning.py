@@ -325,7 +325,8 @@ def test_parallel_states_pass_where_the_gradient_is_stuck():
   parallel = planning.make("grasp", dynamics=blocked, distance=square, limits=limits, horizon=horizon,
                            starts=16, std=0.05)
   stuck = many(gradient, COURSE_START, COURSE_GOAL, KEY[None]).energy
-  passed = many(parallel, COURSE_START, COURSE_GOAL, jax.random.split(jax.random.key(12345), 24)).energy < 0.01
+  keys = jax.random.split(jax.random.key(12345), 24)
+  passed = many(parallel, COURSE_START, COURSE_GOAL, keys).energy < 0.01
   print(f"gradient from zeros: squared distance {stuck[0]:.3f}; parallel states: {passed.sum()} of 24 pass")
   assert stuck[0] > 0.3 and passed.sum() >= 13
 
