@@ -1,0 +1,341 @@
+"""One contract for every world, and what is true of each: no wall is ever crossed, mazes hang together, the T
+moves as a pushed block does."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepa import worlds
+from jepa.worlds import dots, two_rooms
+
+CASES = {"two_rooms": ("two_rooms", dict(random=True)), "wall": ("wall", {})}
+KEYS, STEPS = 64, 40
+
+
+def _episode(world):
+  """key -> everything that a world gives."""
+  def episode(key):
+    k_reset, k_behave, k_problem = jax.random.split(key, 3)
+    start = world.reset(k_reset)
+    actions = world.behave(k_behave, start, STEPS)
+    states = worlds.rollout(world, start, actions)
+    some = jax.tree.map(lambda x: x[::10], states)
+    first, goal = world.problem(k_problem)
+    return dict(actions=actions, states=states, position=jax.vmap(world.position)(states),
+                image=jax.vmap(world.render)(some), start=first, goal=goal, at_start=world.success(first, goal),
+                at_goal=world.success(goal, goal), action=world.controller(first, goal))
+  return episode
+
+
+@functools.cache
+def _made(case):
+  name, args = CASES[case]
+  return worlds.make(name, **args)
+
+
+@functools.cache
+def _run(case):
+  return jax.device_get(jax.jit(jax.vmap(_episode(_made(case))))(jax.random.split(jax.random.key(0), KEYS)))
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+  return request.param
+
+
+@pytest.fixture
+def world(case):
+  return _made(case)
+
+
+@pytest.fixture
+def run(case):
+  return _run(case)
+
+
+def test_shapes_and_types(world, run):
+  a, p = world.actions.low.shape[0], run["position"].shape[-1]
+  assert world.version >= 1 and world.budget > 0 and world.actions.high.shape == (a,)
+  assert run["actions"].shape == (KEYS, STEPS, a) and run["action"].shape == (KEYS, a)
+  assert run["position"].shape == (KEYS, STEPS + 1, p)
+  assert run["image"].shape == (KEYS, STEPS // 10 + 1, *world.image)
+  assert (run["image"].dtype, run["position"].dtype, run["actions"].dtype, run["at_goal"].dtype) == (
+      np.uint8, np.float32, np.float32, bool)
+  for leaf in jax.tree.leaves(run):
+    assert np.isfinite(leaf).all()
+  for leaf in jax.tree.leaves((run["start"], run["goal"])):
+    assert leaf.shape[0] == KEYS
+  states = jax.eval_shape(world.reset, jax.random.key(0))
+  assert jax.eval_shape(world.step, states, run["action"][0]) == states       # a scan can carry it
+
+
+def test_the_same_key_gives_the_same_episode(case, run):
+  name, args = CASES[case]
+  again = jax.jit(jax.vmap(_episode(worlds.make(name, **args))))(jax.random.split(jax.random.key(0), KEYS))
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), run)
+  first = run["position"][:, 0]
+  assert len({row.tobytes() for row in first}) == KEYS, "episodes share their start"
+
+
+def test_many_at_once_are_each_alone(world, run):
+  one = jax.jit(_episode(world))
+  for i, key in enumerate(jax.random.split(jax.random.key(0), KEYS)):
+    alone = jax.device_get(one(key))
+    for name in ("actions", "position", "action"):
+      np.testing.assert_allclose(alone[name], run[name][i], atol=2e-3)
+    assert abs(alone["image"].astype(int) - run["image"][i]).max() <= 2
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[i], atol=2e-3), alone["goal"], run["goal"])
+
+
+def test_rollout_is_step_after_step(world, run):
+  step, state = jax.jit(world.step), jax.tree.map(lambda x: x[0, 0], run["states"])
+  for t in range(5):
+    state = step(state, run["actions"][0, t])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0, t + 1], atol=2e-3), state, run["states"])
+
+
+def test_pictures_show_what_moved(run):
+  moved = abs(run["position"][:, 10::10] - run["position"][:, :-10:10])[..., :2].max(-1) > 0.5
+  assert moved.mean() > 0.5
+  differs = (run["image"][:, 1:] != run["image"][:, :-1]).any((2, 3, 4))
+  assert differs[moved].all()
+  still = (run["position"][:, 10::10] == run["position"][:, :-10:10]).all(-1)
+  assert not differs[still].any()
+
+
+def test_problems_are_solved_at_their_goal_only(world, run):
+  assert run["at_goal"].all() and run["at_start"].mean() <= 0.05
+  move = lambda s, by: s._replace(**{s._fields[0]: s[0] + by})
+  success = jax.jit(world.success)
+  one = lambda tree: jax.tree.map(lambda x: x[0], tree)
+  assert not success(move(one(run["goal"]), 100.0), one(run["goal"]))
+  assert success(move(one(run["goal"]), 1.0), one(run["goal"]))
+
+
+def test_start_and_goal_share_a_layout(run):
+  for field in ("wall", "door", "right", "down"):
+    if hasattr(run["start"], field):
+      np.testing.assert_array_equal(getattr(run["start"], field), getattr(run["goal"], field))
+
+
+def test_actions_are_allowed_and_steps_clip_them(world, run):
+  for actions in (run["actions"], run["action"]):
+    assert (actions >= world.actions.low).all() and (actions <= world.actions.high).all()
+    if world.actions.norm:
+      assert np.linalg.norm(actions, axis=-1).max() <= world.actions.norm * (1 + 1e-6)
+  state = jax.tree.map(lambda x: x[0, 0], run["states"])
+  step = jax.jit(world.step)
+  for wild in ((1e6, 3e5), (-1e4, 0), (7.0, -1e5)):
+    wild = np.float32(wild)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), step(state, wild),
+                 step(state, worlds.clip(world.actions, wild)))
+
+
+def test_training_actions_and_the_controller_are_not_all_alike(run):
+  assert len(np.unique(run["actions"].reshape(-1, run["actions"].shape[-1]), axis=0)) > KEYS * STEPS // 2
+  assert len(np.unique(run["action"], axis=0)) > KEYS // 2
+
+
+def test_clip_keeps_directions():
+  actions = worlds.Actions(np.float32([-2, -2]), np.float32([2, 2]), 1.5)
+  a = np.float32([[0, 0], [1, 1], [3, 0], [3, 4], [-1, 0.2]])
+  got = np.asarray(worlds.clip(actions, a))
+  np.testing.assert_allclose(got, [[0, 0], [1, 1], [1.5, 0], [1.5 * 0.5**0.5] * 2, [-1, 0.2]], rtol=1e-6)
+  assert np.array_equal(got[[0, 1, 4]], a[[0, 1, 4]])             # what is allowed is not touched
+  gradient = jax.grad(lambda a: worlds.clip(actions, a).sum())(jnp.zeros(2))
+  np.testing.assert_array_equal(gradient, [1, 1])
+  np.testing.assert_array_equal(worlds.clip(actions._replace(norm=0.0), a[3]), [2, 2])
+
+
+@pytest.mark.parametrize("name,args,words", [
+    ("two_room", {}, ("unknown world 'two_room'", "did you mean 'two_rooms'?", "Known: two_rooms, wall")),
+    ("two_rooms", dict(dor=3), ("no argument 'dor'", "did you mean 'door'?", "half_door")),
+    ("two_rooms", dict(door=60), ("door = 60", "10 .. 54")),
+    ("two_rooms", dict(gain=0.0), ("gain = 0", "positive"))])
+def test_errors_say_what_to_do(name, args, words):
+  with pytest.raises(ValueError) as error:
+    worlds.make(name, **args)
+  for word in words:
+    assert word in str(error.value)
+
+
+# Dots and walls.
+
+
+def crossed(a, b, low, high, block=4096):
+  """bool [M]: whether segments a -> b [M 2] touch any of the boxes [K 2] or [M K 2], by separating axes."""
+  out = []
+  for i in range(0, len(a), block):
+    p, q = (x[i:i + block, None].astype(np.float64) for x in (a, b))
+    lo, hi = (x[i:i + block] if x.ndim == 3 else x for x in (low, high))
+    apart = ((np.maximum(p, q) < lo) | (np.minimum(p, q) > hi)).any(-1)
+    normal = np.stack([-(q - p)[..., 1], (q - p)[..., 0]], -1)
+    middle = ((lo + hi) / 2 - p) * normal
+    apart |= abs(middle.sum(-1)) > ((hi - lo) / 2 * abs(normal)).sum(-1)
+    out.append((~apart).any(1))
+  return np.concatenate(out)
+
+
+def wild_walks(world, *, walks, steps, seed=1):
+  """States [walks steps+1 ...] under actions of any length, most of them far over the limit; half of the
+  walks keep their direction for long, so that they slide into corners."""
+  def walk(key):
+    k_reset, k_angle, k_turn, k_length, k_kind = jax.random.split(key, 5)
+    fresh = jax.random.uniform(k_angle, (steps,), maxval=2 * jnp.pi)
+    held = fresh[0] + jnp.cumsum(0.1 * jax.random.normal(k_turn, (steps,)))
+    angle = jnp.where(jax.random.bernoulli(k_kind), fresh, held)
+    # along the axes as often as not: then a dot moves along a wall, or straight at it
+    angle = jnp.where(jax.random.bernoulli(k_turn, 0.3, (steps,)), jnp.round(angle / (jnp.pi / 2)) * jnp.pi / 2,
+                      angle)
+    length = 10 ** jax.random.uniform(k_length, (steps,), minval=-3, maxval=2)
+    actions = length[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+    return worlds.rollout(world, world.reset(k_reset), actions)
+  return jax.device_get(jax.jit(jax.vmap(walk))(jax.random.split(jax.random.key(seed), walks)))
+
+
+def rooms(wall, door, half_wall, half_door):
+  """The walls of Two Rooms as published, to the last pixel: low and high [M 6 2]."""
+  far, zero = np.full_like(wall, 1e4), np.zeros_like(wall)
+  low = [(wall - half_wall, -far), (wall - half_wall, door + half_door), (-far, -far), (zero + 60, -far),
+         (-far, -far), (-far, zero + 60)]
+  high = [(wall + half_wall, door - half_door), (wall + half_wall, far), (zero + 4, far), (far, far),
+          (far, zero + 4), (far, far)]
+  return (np.stack([np.stack(row, -1) for row in rows], 1).astype(np.float64) for rows in (low, high))
+
+
+@pytest.mark.parametrize("args", [dict(random=True), dict(half_wall=3, gain=2.0),
+                                  dict(random=True, limit=80.0)], ids=str)
+def test_no_walk_crosses_a_wall(args):
+  world = worlds.make("two_rooms", **args)
+  states = wild_walks(world, walks=128, steps=400)
+  half_wall = args.get("half_wall", 1)
+  p = states.position
+  a, b = p[:, :-1].reshape(-1, 2), p[:, 1:].reshape(-1, 2)
+  wall, door = (x[:, :-1].ravel() for x in (states.wall, states.door))
+  low, high = rooms(wall, door, half_wall, 4)
+  assert not crossed(a, b, low, high).any()
+  assert p.min() >= 4 + 0.009 and p.max() <= 60 - 0.009
+  # and the walks are such that a misplaced wall is noticed: each of the six, by one pixel
+  for k in range(6):
+    axis = 1 if k in (4, 5) else 0
+    for face, by in ((low, -1), (high, 1)):
+      moved = face.copy()
+      moved[:, k, axis] += by
+      changed = crossed(a, b, *((moved, high) if face is low else (low, moved)))
+      assert changed.any() == (abs(face[0, k, axis]) < 1e3), (k, by)
+  for k, side in ((0, high), (1, low)):             # the edges of the door
+    moved = side.copy()
+    moved[:, k, 1] += 1 if k == 0 else -1
+    assert crossed(a, b, *((low, moved) if k == 0 else (moved, high))).any(), k
+  side = p[..., 0] > states.wall
+  assert (side.any(1) & ~side.all(1)).mean() > 0.1, "nobody went through the door: the test shows little"
+
+
+def test_a_blocked_move_ends_where_it_meets_the_wall():
+  world = worlds.make("two_rooms")
+  step = jax.jit(world.step)
+  at = lambda x, y: two_rooms.State(jnp.float32([x, y]), jnp.float32(32), jnp.float32(18))
+  go = lambda x, y, *by: np.asarray(step(at(x, y), jnp.float32(by)).position)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-4)
+  close(go(30, 40, 2, 1), [30.99, 40.495])                  # half way, and it does not slide
+  close(go(30, 40, -2, 1), [28, 41])
+  close(go(30.5, 18, 2, 0), [32.5, 18])                     # into the door
+  close(go(32, 20, 0, 2.4), [32, 21.99])                    # its edge
+  close(go(32, 16, 0.6, -2.4), [32 + 0.6 * 1.99 / 2.4, 14.01])
+  close(go(5, 5, -1.2, -2), [4.406, 4.01])
+  close(go(59, 59, 2, 1), [59.99, 59.495])
+  rest = np.asarray(go(30, 40, 2, 0))
+  for by in ((2, 0), (2, 2.0), (0.001, -1)):                # resting on the wall, into it: nothing moves
+    assert np.array_equal(go(*rest, *by), rest)
+  close(go(*rest, 0, 2), rest + [0, 2])                     # along it and away from it: free
+  close(go(*rest, -1, 1), rest + [-1, 1])
+
+
+def test_moving_among_boxes_survives_ties_and_zeros():
+  """Corners met on both axes at once, zero steps, and joints of two boxes."""
+  boxes = dots.Boxes(jnp.float32([[0, 0], [10, -5], [3, 10]]), jnp.float32([[10, 10], [12, 20], [4, 20]]))
+  move = jax.jit(jax.vmap(lambda p, d: dots.move(p, d, boxes)))
+  rng = np.random.default_rng(0)
+  lattice = np.stack(np.meshgrid(np.arange(-6, 22, 1.0), np.arange(-6, 22, 1.0)), -1).reshape(-1, 2)
+  p = lattice[rng.integers(len(lattice), size=40000)].astype(np.float32)
+  p = p[~jax.vmap(lambda q: dots.inside(q, boxes).any())(p)]
+  d = rng.integers(-12, 13, size=p.shape).astype(np.float32) * rng.choice([1, 1 / 3, 1 / 7], (len(p), 1))
+  end = np.asarray(move(p, d.astype(np.float32)))
+  assert np.isfinite(end).all() and not np.asarray(jax.vmap(lambda q: dots.inside(q, boxes).any())(end)).any()
+  low, high = (np.asarray(x, np.float64) for x in boxes)
+  assert not crossed(p, end, low + 1e-4, high - 1e-4).any()
+  free = ~crossed(p, p + d, low, high)
+  assert free.mean() > 0.1
+  np.testing.assert_allclose(end[free], (p + d)[free], atol=1e-5)
+  np.testing.assert_array_equal(move(p, 0 * p), p)
+
+
+def test_pictures_of_two_rooms_are_as_published():
+  world = worlds.make("two_rooms")
+  state = two_rooms.State(jnp.float32([20.25, 41.5]), jnp.float32(32), jnp.float32(18))
+  image = np.asarray(jax.jit(world.render)(state))
+  y, x = np.mgrid[:65, :65]
+  spot = np.floor(255 * np.exp(-((x - 20.25) ** 2 + (y - 41.5) ** 2) / (2 * 1.3**2)))
+  assert abs(image[..., 0] - spot).max() <= 1
+  walls = (abs(x - 32) <= 1) & ((y < 14) | (y > 22)) | np.isin(x, (4, 60)) | np.isin(y, (4, 60))
+  np.testing.assert_array_equal(image[..., 1], 255 * walls)
+  red = np.asarray(jax.jit(_made("wall").render)(state._replace(position=jnp.float32([20, 40]))))
+  assert red[40, 20].tolist() == [255, 0, 0] and red[50, 50].tolist() == [255] * 3
+  assert red[50, 35].tolist() == [0] * 3 and red[50, 36].tolist() == [255] * 3
+
+
+def test_training_walks_have_the_published_statistics():
+  """Channels and positions of the released normaliser: means (0.0026, 0.0989) and (31.586, 32.062),
+  deviations (0.0369, 0.2986) and (16.103, 16.135)."""
+  world = worlds.make("two_rooms", random=True)
+  def walk(key):
+    k_reset, k_behave = jax.random.split(key)
+    start = world.reset(k_reset)
+    actions = world.behave(k_behave, start, 90)
+    states = worlds.rollout(world, start, actions)
+    return actions, states, jax.vmap(world.render)(jax.tree.map(lambda x: x[::45], states))
+  actions, states, image = jax.device_get(jax.jit(jax.vmap(walk))(jax.random.split(jax.random.key(5), 400)))
+  x = image / 255
+  np.testing.assert_allclose(x.mean((0, 1, 2, 3)), [0.0026, 0.0989], atol=4e-4)
+  np.testing.assert_allclose(x.std((0, 1, 2, 3)), [0.0369, 0.2986], atol=3e-3)
+  p = states.position.reshape(-1, 2)
+  np.testing.assert_allclose(p.mean(0), [31.586, 32.062], atol=3)
+  np.testing.assert_allclose(p.std(0), [16.103, 16.135], atol=1.5)
+  length = np.linalg.norm(actions, axis=-1)
+  assert 0.2 - 1e-5 <= length.min() < 0.25 and 1.75 < length.max() <= 1.8 + 1e-5
+  assert abs(length.mean() - 1) < 0.01
+  side = states.position[..., 0] > states.wall
+  assert 0.3 < (side[:, 0] != side[:, -1]).mean() < 0.48          # 35 % are led, some stray through
+  quiet = jax.device_get(jax.jit(jax.vmap(lambda k: dots.turns(k, (1000,))))(
+      jax.random.split(jax.random.key(6), 20))).ravel()
+  np.testing.assert_allclose(np.cos(quiet).mean(), 0.89338, atol=3e-3)     # I1(5) / I0(5)
+  assert abs(quiet.mean()) < 0.02
+
+
+def test_crossing_is_led():
+  world = worlds.make("two_rooms", random=True, crossing=1.0)
+  def walk(key):
+    k_reset, k_behave = jax.random.split(key)
+    start = world.reset(k_reset)
+    states = worlds.rollout(world, start, world.behave(k_behave, start, 90))
+    return states.position[:, 0] > states.wall
+  side = np.asarray(jax.jit(jax.vmap(walk))(jax.random.split(jax.random.key(7), 200)))
+  assert (side != side[:, :1]).any(1).mean() > 0.95
+
+
+def test_layouts_cover_their_range():
+  states = jax.jit(jax.vmap(_made("two_rooms").reset))(jax.random.split(jax.random.key(8), 3000))
+  assert set(np.unique(states.wall)) == set(range(20, 45)) and set(np.unique(states.door)) == set(range(10, 55))
+
+
+def test_problems_of_two_rooms_are_in_opposite_rooms():
+  for args in ({}, dict(random=True)):
+    world = worlds.make("two_rooms", **args)
+    start, goal = jax.device_get(jax.jit(jax.vmap(world.problem))(jax.random.split(jax.random.key(9), 500)))
+    sides = np.sign(start.position[:, 0] - start.wall), np.sign(goal.position[:, 0] - goal.wall)
+    assert (sides[0] == -sides[1]).all() and 0.4 < (sides[0] > 0).mean() < 0.6
+    for s in (start, goal):
+      assert (abs(s.position[:, 0] - s.wall) >= 3.6 - 1e-4).all()
+      assert s.position.min() >= 6.6 - 1e-4 and s.position.max() <= 57.4 + 1e-4
