@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jepa import worlds
-from jepa.worlds import dots, two_rooms
+from jepa.worlds import dots, maze, two_rooms
 
-CASES = {"two_rooms": ("two_rooms", dict(random=True)), "wall": ("wall", {})}
+CASES = {"two_rooms": ("two_rooms", dict(random=True)), "wall": ("wall", {}), "maze": ("maze", {})}
 KEYS, STEPS = 64, 40
 
 
@@ -153,7 +153,10 @@ def test_clip_keeps_directions():
     ("two_room", {}, ("unknown world 'two_room'", "did you mean 'two_rooms'?", "Known: two_rooms, wall")),
     ("two_rooms", dict(dor=3), ("no argument 'dor'", "did you mean 'door'?", "half_door")),
     ("two_rooms", dict(door=60), ("door = 60", "10 .. 54")),
-    ("two_rooms", dict(gain=0.0), ("gain = 0", "positive"))])
+    ("two_rooms", dict(gain=0.0), ("gain = 0", "positive")),
+    ("maze", dict(loops=17), ("loops = 17", "16 walls to open")),
+    ("maze", dict(apart=9), ("apart = 9", "8 moves apart")),
+    ("maze", dict(cells=30), ("cells = 30", "a third of a cell"))])
 def test_errors_say_what_to_do(name, args, words):
   with pytest.raises(ValueError) as error:
     worlds.make(name, **args)
@@ -184,12 +187,12 @@ def wild_walks(world, *, walks, steps, seed=1):
   def walk(key):
     k_reset, k_angle, k_turn, k_length, k_kind = jax.random.split(key, 5)
     fresh = jax.random.uniform(k_angle, (steps,), maxval=2 * jnp.pi)
-    held = fresh[0] + jnp.cumsum(0.1 * jax.random.normal(k_turn, (steps,)))
+    held = fresh[0] + jnp.cumsum(0.3 * jax.random.normal(k_turn, (steps,)))
     angle = jnp.where(jax.random.bernoulli(k_kind), fresh, held)
     # along the axes as often as not: then a dot moves along a wall, or straight at it
     angle = jnp.where(jax.random.bernoulli(k_turn, 0.3, (steps,)), jnp.round(angle / (jnp.pi / 2)) * jnp.pi / 2,
                       angle)
-    length = 10 ** jax.random.uniform(k_length, (steps,), minval=-3, maxval=2)
+    length = 10 ** jax.random.uniform(k_length, (steps,), minval=-1.5, maxval=2)
     actions = length[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
     return worlds.rollout(world, world.reset(k_reset), actions)
   return jax.device_get(jax.jit(jax.vmap(walk))(jax.random.split(jax.random.key(seed), walks)))
@@ -339,3 +342,122 @@ def test_problems_of_two_rooms_are_in_opposite_rooms():
     for s in (start, goal):
       assert (abs(s.position[:, 0] - s.wall) >= 3.6 - 1e-4).all()
       assert s.position.min() >= 6.6 - 1e-4 and s.position.max() <= 57.4 + 1e-4
+
+
+# Mazes.
+
+
+def hedges(right, down, line, half):
+  """Walls of a maze as boxes: low and high [K 2], the border and every post among them."""
+  n, boxes = len(line) - 1, [(-1e4, -1e4, line[0] + half, 1e4), (line[-1] - half, -1e4, 1e4, 1e4),
+                             (-1e4, -1e4, 1e4, line[0] + half), (-1e4, line[-1] - half, 1e4, 1e4)]
+  for r in range(n):
+    for c in range(n):
+      x, y = line[c + 1], line[r + 1]
+      boxes.append((x - half, y - half, x + half, y + half))
+      if c < n - 1 and not right[r, c]:
+        boxes.append((x - half, line[r], x + half, y))
+      if r < n - 1 and not down[r, c]:
+        boxes.append((line[c], y - half, x, y + half))
+  return np.array(boxes)[:, :2], np.array(boxes)[:, 2:]
+
+
+def reach(right, down):
+  """Moves between all cells by breadth-first search, [N*N N*N]; -1 where there is no way."""
+  n = len(right)
+  moves = np.full((n * n, n * n), -1)
+  for source in range(n * n):
+    moves[source, source], queue = 0, [source]
+    for cell in queue:
+      r, c = divmod(cell, n)
+      ways = [(r, c + 1, c < n - 1 and right[r, min(c, n - 2)]), (r, c - 1, c > 0 and right[r, c - 1]),
+              (r + 1, c, r < n - 1 and down[min(r, n - 2), c]), (r - 1, c, r > 0 and down[r - 1, c])]
+      for rr, cc, there in ways:
+        if there and moves[source, rr * n + cc] < 0:
+          moves[source, rr * n + cc] = moves[source, cell] + 1
+          queue.append(rr * n + cc)
+  return moves
+
+
+@pytest.mark.parametrize("args", [dict(), dict(cells=8, loops=0, limit=30.0)], ids=str)
+def test_no_walk_crosses_a_hedge(args):
+  world, n = worlds.make("maze", **args), args.get("cells", 5)
+  states = wild_walks(world, walks=48, steps=400)
+  line = 1 + 62 / n * np.arange(n + 1)
+  assert 2.009 <= states.position.min() and states.position.max() <= 62 - 0.009
+  seen, visited = 0, []
+  for i in range(48):
+    p = states.position[i]
+    low, high = hedges(states.right[i, 0], states.down[i, 0], line, 1.0)
+    assert not crossed(p[:-1], p[1:], low, high).any(), i
+    seen += crossed(p[:-1], p[1:], low - 0.5, high + 0.5).any()
+    visited.append(len(np.unique(np.floor((p - 1) / (62 / n)), axis=0)))
+  assert seen == 48 and np.mean(visited) > 5, "walls half a pixel thicker would go unnoticed, or nobody walks"
+
+
+def test_mazes_are_trees_with_loops():
+  for n, loops, count in ((5, 0, 200), (6, 3, 200), (2, 0, 20)):
+    draw = lambda k, n=n, loops=loops: maze.layout(k, cells=n, loops=loops)
+    right, down = jax.device_get(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(n + loops), count)))
+    assert right.shape == (count, n, n - 1) and down.shape == (count, n - 1, n) and right.dtype == bool
+    assert (right.sum((1, 2)) + down.sum((1, 2)) == n * n - 1 + loops).all()
+    moves = np.asarray(jax.jit(jax.vmap(maze.distances))(right, down))
+    for i in range(min(count, 20)):
+      np.testing.assert_array_equal(moves[i], reach(right[i], down[i]))
+    assert moves.max() < n * n                      # with as many edges, connected means a tree
+    if count == 200:
+      assert len({r.tobytes() + d.tobytes() for r, d in zip(right, down)}) == count
+      often = np.concatenate([right.reshape(count, -1), down.reshape(count, -1)], 1).mean(0)
+      assert 0.35 < often.min() and often.max() < 0.95, often
+
+
+def test_distances_know_what_is_cut_off():
+  right, down = np.ones((3, 2), bool), np.zeros((2, 3), bool)
+  down[0, 0] = True
+  moves = np.asarray(maze.distances(right, down))
+  expected = reach(right, down)
+  np.testing.assert_array_equal(moves, np.where(expected < 0, 9, expected))
+  assert (moves == 9).any()
+
+
+def test_problems_of_mazes_are_apart_and_not_solved_through_walls():
+  world, least = worlds.make("maze", apart=7), 7
+  start, goal = jax.device_get(jax.jit(jax.vmap(world.problem))(jax.random.split(jax.random.key(2), 400)))
+  moves = np.asarray(jax.jit(jax.vmap(maze.distances))(start.right, start.down))
+  cell = lambda s: np.floor((s.position - 1) / 12.4).astype(int) @ [1, 5]
+  between = moves[np.arange(400), cell(start), cell(goal)]
+  assert between.min() == least and len(np.unique(cell(goal))) == 25 and len(np.unique(between)) > 5
+  offset = (goal.position - 1) / 12.4 % 1
+  assert 1 / 3 - 1e-3 < offset.min() and offset.max() < 2 / 3 + 1e-3
+  # success from anywhere means standing in the goal's own cell
+  place = jax.random.uniform(jax.random.key(3), (400, 50, 2), minval=2, maxval=62)
+  won = np.asarray(jax.vmap(lambda p, g: jax.vmap(lambda q: world.success(g._replace(position=q), g))(p))(
+      place, goal))
+  same = (np.floor((place - 1) / 12.4) == np.floor((goal.position[:, None] - 1) / 12.4)).all(-1)
+  assert won.any() and same[won].all()
+
+
+def test_led_walks_get_through_mazes():
+  world = worlds.make("maze", led=1.0)
+  def walk(key):
+    k_reset, k_behave = jax.random.split(key)
+    start = world.reset(k_reset)
+    return worlds.rollout(world, start, world.behave(k_behave, start, 90)).position
+  position = np.asarray(jax.jit(jax.vmap(walk))(jax.random.split(jax.random.key(4), 100)))
+  cells = [len(np.unique(p, axis=0)) for p in np.floor((position - 1) / 12.4)]
+  assert np.mean(cells) > 5.5 and np.quantile(cells, 0.05) >= 4, cells
+
+
+def test_pictures_of_mazes_show_their_walls():
+  world = _made("maze")
+  state = jax.jit(world.reset)(jax.random.key(5))
+  image = np.asarray(jax.jit(world.render)(state)).astype(float) / 255
+  fine = (np.arange(64 * 20) + 0.5) / 20                          # twenty points a pixel and axis
+  x, y = np.meshgrid(fine, fine)
+  low, high = hedges(np.asarray(state.right), np.asarray(state.down), 1 + 12.4 * np.arange(6), 1.0)
+  solid = np.zeros_like(x, bool)
+  for (x0, y0), (x1, y1) in zip(low, high):
+    solid |= (x0 < x) & (x < x1) & (y0 < y) & (y < y1)
+  np.testing.assert_allclose(image[..., 1], solid.reshape(64, 20, 64, 20).mean((1, 3)), atol=0.01)
+  centre = np.argwhere(image[..., 0] == image[..., 0].max()).mean(0)
+  assert abs(centre[::-1] + 0.5 - np.asarray(state.position)).max() <= 0.51
