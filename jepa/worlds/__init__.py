@@ -3,16 +3,19 @@
   two_rooms  a dot in two rooms with a door between them (jepa/worlds/two_rooms.py)
   wall       the same with a thicker wall, a larger dot and coloured pictures, as DINO-WM has it
   maze       a dot in a maze that is drawn for every layout (jepa/worlds/maze.py)
+  pusht      a disc that pushes a T (jepa/worlds/pusht.py)
+
+`python -m jepa.worlds` times them.
 """
 import difflib
 import inspect
 
-from jepa.worlds import maze, two_rooms
+from jepa.worlds import maze, pusht, two_rooms
 from jepa.worlds.world import Actions, State, World, clip, rollout
 
 __all__ = ["Actions", "State", "World", "clip", "make", "rollout", "WORLDS"]
 
-WORLDS = {"two_rooms": two_rooms.make, "wall": two_rooms.wall, "maze": maze.make}
+WORLDS = {"two_rooms": two_rooms.make, "wall": two_rooms.wall, "maze": maze.make, "pusht": pusht.make}
 
 
 def make(name: str, /, **args) -> World:
