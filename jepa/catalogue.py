@@ -3,7 +3,8 @@ python -m jepa.catalogue [--check README.md | --write README.md]
 
 A row is a module of jepa/methods: its constants NAME, PAPER, FAMILY and PREVENTS (what keeps the
 representation from collapsing), its length, the config that runs it, and its numbers in
-configs/compare.results.json (the results.json of that study), "not run" where there are none. --check exits
+configs/compare.results.json (the results.json of that study), "not run" where there are none (world models, which
+have no classes to tell, "-"). --check exits
 with 1 where the table between <!-- methods --> and <!-- /methods --> differs from the code's; --write
 replaces it.
 """
@@ -44,12 +45,13 @@ def table(package: str = PACKAGE, folder: Path = ROOT) -> str:
     if (now := getattr(module, "FAMILY", "")) != family and now:
       body.append([f"*{now}*", *[""] * (len(head) - 1)])
     family = now
+    missing = "-" if now == "world model" else "not run"        # what it is for is planning
     own = configs.get(name, []) + configs.get(module.__name__, [])
     own = [c for c in own if c.stem == name] or own[:1]         # one is enough; the others say what they are
     body.append([getattr(module, "NAME", name), _paper(module), _link(path, folder),
                  str(len(path.read_text().splitlines())), getattr(module, "PREVENTS", "-"),
                  _link(own[0], folder) if own else "-",
-                 *(study_report.text(r, m) if (r := results.get((name, m))) else "not run"
+                 *(study_report.text(r, m) if (r := results.get((name, m))) else missing
                    for m in ("knn", "linear"))])
   line = lambda texts: "| " + " | ".join(t.replace("|", "\\|") for t in texts) + " |"
   rule = "| " + " | ".join("---:" if h in ("lines", "kNN", "linear") else "---" for h in head) + " |"

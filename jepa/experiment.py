@@ -65,7 +65,11 @@ def build(c: ConfigDict) -> Experiment:
 
   # 5. The state, abstract first, so that nothing is ever made unsharded.
   spec = lambda shape, dtype: jax.ShapeDtypeStruct((raw["batch"], *shape), dtype)
-  batch = {"image": spec(train.shape, jnp.uint8), "label": spec((), jnp.int32), "index": spec((), jnp.int32)}
+  batch = {"label": spec((), jnp.int32), "index": spec((), jnp.int32)}
+  if train.generate is None:
+    batch["image"] = spec(train.shape, jnp.uint8)
+  else:
+    method = _on_the_fly(method, train.generate)
   if train.text:
     batch["text"] = spec((train.text,), jnp.int32)
   # Two images are enough for shapes; a batch of zeros in full would cost memory and a long trace of nothing.
@@ -83,6 +87,15 @@ def build(c: ConfigDict) -> Experiment:
 def _source(data: dict, which: str) -> sources.Source:
   return configs.call(functools.partial(sources.load, data["source"], data[which]), "config.data.args",
                       **data["args"])
+
+
+def _on_the_fly(method: Method, generate: Callable) -> Method:
+  """The method over batches of indices, from which `generate` makes the examples on the device."""
+  whole = lambda batch: dict(batch) | jax.vmap(generate)(batch["index"])
+  return method._replace(
+      init=lambda key, batch: method.init(key, whole(batch)),
+      loss=lambda params, extra, batch, key: method.loss(params, extra, whole(batch), key),
+      embed=lambda params, extra, batch: method.embed(params, extra, whole(batch)))
 
 
 def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:

@@ -1,7 +1,7 @@
 """The nouns of the project, and nothing else.
 
 Shape letters used everywhere: B batch, H W C image, N tokens, D width, K tokens kept, M blocks or slices,
-V views.
+V views, T frames, A action.
 """
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,9 @@ PyTree = Any
 Params = PyTree
 Stats = PyTree
 Extra = PyTree
-Batch = Mapping[str, jax.Array]     # "image" uint8 [B H W C], "label", "index" int32 [B], "text" int32 [B L]
+# "image" uint8 [B H W C], "label", "index" int32 [B], "text" int32 [B L]; of trajectories "image" uint8
+# [B T H W C], "action" f32 [B T-1 A], "position" f32 [B T P]
+Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]      # f32 scalars
 
 
@@ -52,6 +54,15 @@ class Method(NamedTuple):
   post: Callable[[Params, Extra, jax.Array], Extra]                             # after the optimizer: EMA
                                                                                 # and the like
   embed: Callable[[Params, Extra, Batch], Features]                             # what evaluation sees
+
+
+class WorldModel(NamedTuple):
+  """What planning sees of a method that predicts the next state from an action: `world_model`, beside `make`
+  in its file. A latent state is a pytree of arrays [B ...]."""
+
+  encode: Callable[[Params, Extra, jax.Array], PyTree]            # image [B H W C] -> latent state
+  predict: Callable[[Params, Extra, PyTree, jax.Array], PyTree]   # (latent state, action [B A]) -> the next
+  distance: Callable[[PyTree, PyTree], jax.Array]                 # of two latent states, f32 [B]
 
 
 class TrainState(NamedTuple):

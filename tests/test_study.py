@@ -305,6 +305,15 @@ def test_floors_of_different_backbones_and_data_are_told_apart():
   assert labels([result("a", data="p"), result("b", data="q")])[0] == ("raw pixels of A", None, ["a"])
 
 
+def test_metrics_that_name_their_features_otherwise_share_a_floor():
+  one = result("a")
+  floor = next(r for r in one.rows if r["row"] == suite.UNTRAINED)
+  more = floor | {"metric": "segment", "protocol": floor["protocol"] | {"features": "tokens, encoder frozen"}}
+  rows = reports.summarise([one._replace(rows=[*one.rows, more])])
+  assert {r["label"] for r in rows if r["name"] == suite.UNTRAINED} == {suite.UNTRAINED}
+  assert {"knn", "segment"} <= {r["metric"] for r in rows if r["name"] == suite.UNTRAINED}
+
+
 def test_groups_are_in_the_order_of_families():
   c = config()
   order = lambda: list(study.read(c)[1])

@@ -8,7 +8,7 @@ import concurrent.futures
 import functools
 import os
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
@@ -34,10 +34,14 @@ class Source(NamedTuple):
   arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: the fast path
   describe: str                               # name, version, split, size: goes into protocol records
   text: int = 0                               # L of its captions; 0 where there are none
+  # index int32 [] -> the rest of an example, in JAX: made on the device inside the step, not on the host
+  generate: Callable[[Any], dict[str, Any]] | None = None
 
 
 def keys(source: Source) -> tuple[str, ...]:
-  """What a batch of `source` holds. Masks are for evaluators only, so they are never in one."""
+  """What a batch of `source` holds on the host. Masks are for evaluators only, so they are never in one."""
+  if source.generate is not None:
+    return "label", "index"
   return ("image", "label", "index") + (("text",) if source.text else ())
 
 

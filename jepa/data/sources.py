@@ -8,6 +8,7 @@ source is asked for.
   folder     image files, one sub-folder per class or flat (jepa/data/folder.py)
   captions   image files with captions, listed in a TSV file (jepa/data/captions.py)
   arrays     .npz or .npy files; "npz" and "npy" are the same
+  world      trajectories of a world, generated inside the step (jepa/data/worlds.py)
   synthetic  noisy patterns, one per class, for tests
 
 Splits are "train", "test", "all", slices and sums of them: see jepa/data/splits.py.
@@ -24,9 +25,10 @@ from jepa.data.folder import folder
 from jepa.data.memory import Example, Source
 from jepa.data.scenes import scenes
 from jepa.data.tfds import tfds
+from jepa.data.worlds import world
 
 __all__ = ["Example", "Source", "load", "mnist5k", "scenes", "digits", "arrays", "synthetic", "folder",
-           "captions", "tfds"]
+           "captions", "tfds", "world"]
 
 
 def load(name: str, split: str, /, **args) -> Source:
@@ -133,7 +135,8 @@ def arrays(split: str, *, path: str, labels: str = "", test_share: float = split
 
 
 SOURCES = {"mnist5k": mnist5k, "scenes": scenes, "digits": digits, "tfds": tfds, "folder": folder,
-           "captions": captions, "arrays": arrays, "npz": arrays, "npy": arrays, "synthetic": synthetic}
+           "captions": captions, "arrays": arrays, "npz": arrays, "npy": arrays, "synthetic": synthetic,
+           "world": world}
 
 
 def _parted(title: str, split: str, image: np.ndarray, label: np.ndarray,

@@ -25,7 +25,7 @@ from jepa.evals import features as F, report, suite
 from jepa.evals.report import FAINT, INK
 
 FIGURES = ("bars", "curves", "lines")
-FAMILIES = ("contrastive", "non-contrastive", "masked latent", "reconstruction", "supervised")
+FAMILIES = ("contrastive", "non-contrastive", "masked latent", "reconstruction", "supervised", "world model")
 FLOOR = "floor"
 FACTS = ("images_per_s", "steps", "parameters", "flops_total", "seconds")      # of study.json, as metrics
 PERCENT = tuple(m for m, *_, kind in suite.COLUMNS if kind == "percent")
@@ -111,7 +111,8 @@ def _floors(results: Sequence[Result]) -> list[Row]:
   rows = []
   varies = len({x for g in groups.values() for x in g["x"]}) > 1
   for (name, key), group in groups.items():
-    others = [g for (n, k), g in groups.items() if n == name and k != key]
+    # of the same metrics: fine-tuning and segmentation call the features otherwise
+    others = [g for (n, k), g in groups.items() if n == name and k != key and g["values"].keys() & group["values"]]
     x = next(iter(group["x"])) if varies and len(group["x"]) == 1 else None
     label = name
     if name == suite.UNTRAINED and any(g["encoder"] != group["encoder"] for g in others):

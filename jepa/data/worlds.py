@@ -1,0 +1,49 @@
+"""Trajectories of a world (jepa/worlds), generated on the device inside the train step.
+
+Example i of a split is a pure function of (seed, i): a layout and a start from `reset`, actions from the
+world's published behaviour, frames from `render`. A batch on the host holds only the indices, so nothing is
+stored or copied, epochs and held-out parts mean what they do elsewhere, and a run resumes bit for bit.
+
+Shape letters: T frames, A action, P position, H W C image.
+"""
+import functools
+
+import jax
+import numpy as np
+
+from jepa.data import splits
+from jepa.data.memory import Source, row
+
+
+def world(split: str, *, name: str = "two_rooms", args: dict = {}, length: int = 17, n: int = 100_000,
+          test: int = 1_000, seed: int = 0) -> Source:
+  """Trajectories of `length` frames: "image" uint8 [T H W C], "action" f32 [T-1 A], "position" f32 [T P].
+
+  Args:
+    name, args: of worlds.make. n, test: trajectories to train and to test on.
+
+  Raises:
+    ValueError: fewer than two frames, and what worlds.make raises.
+  """
+  from jepa import worlds
+  if length < 2:
+    raise ValueError(f"length = {length}: a trajectory has two frames at least (config.data.args.length)")
+  made = worlds.make(name, **args)
+  index = splits.select(split, {"train": np.arange(n), "test": np.arange(n, n + test)}).astype(np.int32)
+  arrays = {"label": np.full(len(index), -1, np.int32), "index": index}
+  return Source(
+      length=len(index), classes=0, shape=(length, *made.image), get=functools.partial(row, arrays),
+      arrays=arrays, generate=functools.partial(trajectory, made, length, seed),
+      describe=f"{made.name} version {made.version} {args or ''}, {split}, {len(index)} trajectories of "
+               f"{length} frames (seed {seed})")
+
+
+def trajectory(made, length: int, seed: int, index: jax.Array) -> dict[str, jax.Array]:
+  """Trajectory `index` int32 []."""
+  from jepa import worlds
+  start, behaviour = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
+  state = made.reset(start)
+  actions = made.behave(behaviour, state, length - 1)
+  states = worlds.rollout(made, state, actions)
+  return {"image": jax.vmap(made.render)(states), "action": actions,
+          "position": jax.vmap(made.position)(states)}

@@ -1,0 +1,115 @@
+"""Predictors of the next latent state: from a state and an action (`make`), or from a history of both
+(`transformer`).
+
+Shapes: z [B D] state, a [B A] action; T steps of a history.
+"""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepa.models import layers as lib
+from jepa.types import Net
+
+
+class GRU(nn.Module):
+  """z + a linear map of a gated unit (Cho et al., 2014, arXiv 1406.1078) whose memory is the state and whose
+  input is the action, as in PLDM (arXiv 2502.14819)."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, z, a):
+    dense = lambda name, features=self.width: lib.Dense(features, name=name)
+    h = dense("state")(z)
+    x = dense("action")(a)
+    reset = nn.sigmoid(dense("reset_state")(h) + dense("reset_action")(x))
+    update = nn.sigmoid(dense("update_state")(h) + dense("update_action")(x))
+    new = jnp.tanh(dense("new_action")(x) + reset * dense("new_state")(h))
+    return z + dense("out", z.shape[-1])((1 - update) * new + update * h)
+
+
+class MLP(nn.Module):
+  """z + two hidden layers of (z, a)."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, z, a):
+    h = jnp.concatenate([z, a], -1)
+    for name in ("hidden0", "hidden1"):
+      h = nn.gelu(lib.Dense(self.width, name=name)(h), approximate=False)
+    return z + lib.Dense(z.shape[-1], name="out")(h)
+
+
+KINDS = {"gru": GRU, "mlp": MLP}
+
+
+def make(*, kind: str = "gru", width: int = 512) -> Net:
+  """apply(params, z [B D], a [B A]) -> the next state [B D].
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if kind not in KINDS:
+    raise ValueError(f"predictor {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+  return lib.net(KINDS[kind](width))
+
+
+class AdaBlock(nn.Module):
+  """Pre-norm transformer block whose normalised inputs are scaled and shifted, and whose outputs are gated, by
+  a condition. Maps that start at zero make the block start as the identity (AdaLN-zero, arXiv 2212.09748)."""
+
+  heads: int
+  hidden: int
+  gate_std: float
+
+  @nn.compact
+  def __call__(self, x, condition, see):
+    d = x.shape[-1]
+    six = nn.Dense(6 * d, kernel_init=nn.initializers.normal(self.gate_std), name="modulation")(nn.silu(condition))
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(six, 6, -1)
+    norm = lambda h: nn.LayerNorm(use_scale=False, use_bias=False)(h)
+    y = norm(x) * (1 + scale1) + shift1
+    x = x + gate1 * lib.Attention(self.heads, name="attention")(y, see)
+    y = lib.Dense(self.hidden, name="up")(norm(x) * (1 + scale2) + shift2)
+    return x + gate2 * lib.Dense(d, name="down")(nn.gelu(y, approximate=False))
+
+
+def transformer(*, width: int, history: int = 3, depth: int = 6, heads: int = 16, mlp_ratio: float = 4.0,
+                gate_std: float = 0.0) -> Net:
+  """apply(params, z [B T width], a [B T A]) -> [B T width]: at t the prediction of z_t+1 from z_1..t and
+  a_1..t, T up to `history`. Learned positions; actions enter by AdaLN-zero (LeWM, arXiv 2603.19312).
+
+  Args:
+    gate_std: of the maps that modulate; 0 as published.
+
+  Raises:
+    ValueError: a width that the heads do not divide.
+  """
+  if width % heads:
+    raise ValueError(f"predictor: a width of {width} is not divisible by {heads} heads")
+  block = lib.net(AdaBlock(heads, round(width * mlp_ratio), gate_std))
+  action, norm, out = (lib.net(m) for m in (lib.Dense(width), lib.LayerNorm(), lib.Dense(width)))
+
+  def init(key, z, a):
+    keys = jax.random.split(key, 4)
+    see = jnp.ones((1, 1, 1), bool)
+    z, a = z[:1, :1], a[:1, :1]
+    return {"action": action.init(keys[0], a), "norm": norm.init(keys[1], z), "out": out.init(keys[2], z),
+            "positions": 0.02 * jax.random.normal(keys[3], (history, width)),
+            "blocks": jax.vmap(lambda k: block.init(k, z, z, see))(jax.random.split(jax.random.fold_in(key, 4),
+                                                                                      depth))}
+
+  def apply(params, z, a):
+    t = z.shape[1]
+    if t > history:
+      raise ValueError(f"predictor: {t} steps exceed its history of {history}")
+    see = jnp.broadcast_to(np.tri(t, dtype=bool), (len(z), t, t))
+    condition = action.apply(params["action"], a)
+    x = z + params["positions"][:t]
+    for i in range(depth):
+      x = block.apply(jax.tree.map(lambda p: p[i], params["blocks"]), x, condition, see)
+    return out.apply(params["out"], norm.apply(params["norm"], x))
+
+  return Net(init, apply)

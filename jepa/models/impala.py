@@ -1,0 +1,74 @@
+"""The encoder of IMPALA (Espeholt et al., 2018, arXiv 1802.01561, figure 3, the large one): stages of a
+convolution, max-pooling by 2 and two residual blocks. GroupNorm in place of no normalisation, as PLDM
+(arXiv 2502.14819) has it, so that an image is encoded alone and no statistics travel.
+
+Shapes: images [B H W C] -> [B D].
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jepa.models import layers as lib
+from jepa.types import Net
+
+
+class Stage(nn.Module):
+  """Convolution, 3x3 max-pooling of stride 2, blocks x + conv(relu(conv(relu(x))))."""
+
+  width: int
+  blocks: int
+  strided: bool
+  groups: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    conv = lambda name, stride=1: nn.Conv(self.width, (3, 3), (stride,) * 2, dtype=self.dtype,
+                                          kernel_init=nn.initializers.he_normal(), name=name)
+    norm = lambda name: nn.GroupNorm(self.groups, dtype=self.dtype, name=name)
+    if self.strided:
+      x = nn.relu(norm("norm0")(conv("conv0", 2)(x)))
+    else:
+      x = nn.max_pool(conv("conv0")(x), (3, 3), (2, 2), "SAME")
+    for block in range(1, self.blocks + 1):
+      h = conv(f"conv{2 * block - 1}")(nn.relu(norm(f"norm{2 * block - 1}")(x)))
+      x = x + conv(f"conv{2 * block}")(nn.relu(norm(f"norm{2 * block}")(h)))
+    return x
+
+
+class Impala(nn.Module):
+  """Stages, then one linear map of the last feature map and a LayerNorm."""
+
+  widths: Sequence[int]
+  outputs: int
+  blocks: int
+  strided: bool
+  groups: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, image):
+    x = image.astype(self.dtype)
+    for i, width in enumerate(self.widths):
+      x = Stage(width, self.blocks, self.strided, self.groups, self.dtype, name=f"stage{i}")(x)
+    x = nn.relu(x).reshape(len(x), -1)
+    return lib.LayerNorm(jnp.float32, name="norm")(lib.Dense(self.outputs, self.dtype, name="out")(x))
+
+
+def impala(*, widths: Sequence[int] = (16, 32, 32), outputs: int = 512, blocks: int = 2, strided: bool = False,
+           groups: int = 4, dtype: str = "float32") -> Net:
+  """apply(params, image [B H W C]) -> f32 [B outputs].
+
+  Args:
+    widths: channels of each stage, which halves the side. blocks: residual ones a stage. groups: of GroupNorm.
+    strided: the first convolution of a stage has stride 2 in place of the pooling, a quarter of its operations.
+
+  Raises:
+    ValueError: a width that the groups do not divide.
+  """
+  if bad := [w for w in widths if w % groups]:
+    raise ValueError(f"impala: a width of {bad[0]} does not split into {groups} groups; choose a multiple")
+  return lib.net(Impala(tuple(widths), outputs, blocks, strided, groups, jnp.dtype(dtype)))
