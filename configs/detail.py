@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jepa import recipes
 
-CONTRASTS = (0.0, 0.25, 0.5, 1.0)
+CONTRASTS = (0.0, 0.5, 1.0)
 METHODS = {
     "simclr": ("SimCLR", "contrastive"),
     "vicreg": ("VICReg", "non-contrastive"),
