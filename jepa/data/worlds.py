@@ -7,8 +7,8 @@ stored or copied, epochs and held-out parts mean what they do elsewhere, and a r
 Shape letters: T frames, A action, P position, H W C image.
 """
 import functools
+from typing import Any
 
-import jax
 import numpy as np
 
 from jepa.data import splits
@@ -38,8 +38,9 @@ def world(split: str, *, name: str = "two_rooms", args: dict = {}, length: int =
                f"{length} frames (seed {seed})")
 
 
-def trajectory(made, length: int, seed: int, index: jax.Array) -> dict[str, jax.Array]:
+def trajectory(made, length: int, seed: int, index) -> dict[str, Any]:
   """Trajectory `index` int32 []."""
+  import jax      # here: sources need no JAX until one of these is asked for
   from jepa import worlds
   start, behaviour = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
   state = made.reset(start)
