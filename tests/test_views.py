@@ -431,7 +431,7 @@ WHOLE = dict(scale=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
 
 @pytest.mark.parametrize("kind,globals_,locals_", [
     ("simclr", 2, 0), ("byol", 2, 0), ("mocov3", 2, 0), ("dino", 2, 8), ("mae", 1, 0), ("lejepa", 2, 6),
-    ("supervised", 1, 0)])
+    ("supervised", 1, 0), ("mocov2", 2, 0), ("wmse", 2, 0)])
 def test_published_sets_give_their_views(kind, globals_, locals_):
   args = dict(local_size=8) if locals_ else {}
   batch = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)
@@ -442,7 +442,8 @@ def test_published_sets_give_their_views(kind, globals_, locals_):
 
 
 def test_published_sets_are_all_tested_and_their_fields_replaced():
-  assert set(views.PUBLISHED) == {"simclr", "byol", "mocov3", "dino", "mae", "lejepa", "supervised"}
+  assert set(views.PUBLISHED) == {"simclr", "byol", "mocov3", "dino", "mae", "lejepa", "supervised",
+                                  "mocov2", "wmse"}
   still = dict(jitter=0.0, gray=0.0, blur=0.0)
   recipe = jax.jit(views.make(kind="simclr", size=16, photometric=still, count=3, **WHOLE))
   (out,) = recipe(KEY, images(2))
