@@ -2,8 +2,8 @@ r"""Plans with a trained world model: python -m jepa.plan --workdir=runs/two_roo
 [--horizon=50 --every=10 --set=samples=64 --set=iterations=2] [--rows=...]
 
 Acts in the world that the run was trained on, or another (--world). Prints success rates with their 95 % intervals
-beside floors under the same protocol, and writes workdir/planning/: results.json, episodes as GIFs, the
-energy landscape, imagined against real states.
+beside floors under the same protocol, and writes workdir/planning/: results.json, episodes as GIFs, imagined
+against real states.
 """
 from jepa import heap
 

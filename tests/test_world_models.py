@@ -204,7 +204,7 @@ def test_pictures(tmp_path):
   for channels in (1, 2, 3):
     frames = rng.integers(0, 255, (4, 8, 8, channels), dtype=np.uint8)
     planning_report.gif(tmp_path / f"{channels}.gif", frames, frames[0])
-  planning_report.imagined(tmp_path / "imagined.png", {"a": np.arange(3.0)})
+  planning_report.imagined(tmp_path / "imagined.png", {"a": np.arange(1.0, 4.0)})
   from PIL import Image
   with Image.open(tmp_path / "2.gif") as film:
     assert film.n_frames == 4 and film.size == (48, 24)

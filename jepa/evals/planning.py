@@ -137,7 +137,7 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   count = protocol.episodes
   chunk = min(chunk, count)
   keys = jax.random.split(k_problem, -(-count // chunk) * chunk)      # the last call is padded and cut
-  found, clock = [], None
+  found = []
   bar = tqdm(range(0, count, chunk), desc=title or "episodes", unit=f"x{chunk}", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
   compiled = episodes.lower(keys[:chunk], k_policy).compile()

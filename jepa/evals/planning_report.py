@@ -1,8 +1,8 @@
-"""Pictures of planning: episodes as GIFs, the energy over the places of a world, imagined against real."""
-from collections.abc import Mapping, Sequence
+"""Pictures of planning: episodes as GIFs, imagined against real."""
+from collections.abc import Mapping
 import os
 
-from matplotlib import rc_context
+from matplotlib import rc_context, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
@@ -30,32 +30,8 @@ def gif(path: str | os.PathLike, frames: np.ndarray, goal: np.ndarray, *, scale:
   images[0].save(path, save_all=True, append_images=images[1:], duration=[ms] * (len(images) - 1) + [1000], loop=0)
 
 
-def landscape(path: str | os.PathLike, energies: np.ndarray, extent: Sequence[float], pictures: np.ndarray,
-              goals: np.ndarray) -> None:
-  """Energies [K G G] over places, NaN where none can be, beside what the world looks like [K H W C].
-
-  Args:
-    extent: least and largest x, then y, of the places. goals: f32 [K 2], marked.
-  """
-  count = len(energies)
-  with rc_context(report.STYLE):
-    figure = Figure(figsize=(2.4 * count, 4.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, count, squeeze=False)
-    for k in range(count):
-      axes[0, k].imshow(to_rgb(pictures[k]))
-      axes[1, k].imshow(energies[k], extent=(extent[0], extent[1], extent[3], extent[2]), cmap="viridis_r")
-      axes[1, k].plot(*goals[k], "*", color="#d0342c", ms=9)
-      for ax in axes[:, k]:
-        ax.set_xticks([])
-        ax.set_yticks([])
-    axes[0, 0].set_ylabel("goal")
-    axes[1, 0].set_ylabel("distance to it")
-    figure.savefig(path, dpi=150)
-
-
 def imagined(path: str | os.PathLike, errors: Mapping[str, np.ndarray]) -> None:
-  """Latent error against steps imagined, a line each."""
+  """Latent error against steps imagined, a line each; logarithmic, since an untrained model may diverge."""
   with rc_context(report.STYLE):
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -63,7 +39,8 @@ def imagined(path: str | os.PathLike, errors: Mapping[str, np.ndarray]) -> None:
     for name, values in errors.items():
       ax.plot(np.arange(1, len(values) + 1), values, label=name, lw=1.8)
     ax.set_xlabel("steps imagined")
-    ax.set_ylabel("distance in latent space")
-    ax.set_ylim(bottom=0)
+    ax.set_ylabel("distance from the real state\n(1: mean of a still one)")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.legend(frameon=False)
     figure.savefig(path, dpi=150)
