@@ -16,8 +16,8 @@ import numpy as np
 
 FAR = 1e6                         # pixels; where a box does not end, and where boxes go that are not there
 
-# Published law of training actions (after PLDM, arXiv 2502.14819): the heading is a random walk with von Mises
-# increments of concentration 1 / TURN, the length of a step a truncated normal.
+# Published law of training actions (after PLDM, arXiv 2502.14819): the heading is a random walk with von
+# Mises increments of concentration 1 / TURN, the length of a step a truncated normal.
 TURN = 0.2
 LENGTH = dict(mean=1.0, sd=0.4, low=0.2, high=1.8)      # pixels
 

@@ -1,13 +1,13 @@
 """Mazes: a dot in a maze of N x N cells that is drawn for every layout, on the device.
 
 A layout is a random spanning tree of the grid of cells, the least one under uniform weights (Prim's
-algorithm), and some of the walls it leaves are opened, so that there are loops. Every cell can be reached from
-every other. The dot is massless, as in Two Rooms: it moves by its action and stops at walls. The point mazes of
-PLDM and DINO-WM (arXiv 2502.14819, 2411.04983) differ: a few fixed or drawn maps, a mass that is pushed by
-forces, its velocity part of the state.
+algorithm), and some of the walls it leaves are opened, so that there are loops. Every cell can be reached
+from every other. The dot is massless, as in Two Rooms: it moves by its action and stops at walls. The point
+mazes of PLDM and DINO-WM (arXiv 2502.14819, 2411.04983) differ: a few fixed or drawn maps, a mass that is
+pushed by forces, its velocity part of the state.
 
-Coordinates are (x, y) in pixels, y down; pixel i covers i .. i + 1. Walls are `thickness` wide about the lines
-of the grid, and there is a post at every crossing of lines, be there a wall or not.
+Coordinates are (x, y) in pixels, y down; pixel i covers i .. i + 1. Walls are `thickness` wide about the
+lines of the grid, and there is a post at every crossing of lines, be there a wall or not.
 
 Shape letters: N cells a side, E = 2 N (N-1) edges between cells, S pixels a side, T steps.
 """
@@ -53,7 +53,8 @@ def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2
   side = (size - thickness) / n if n else 0.0
   if n < 2 or not 0 < thickness <= side / 3 or dot <= 0 or limit <= 0 or not 0 <= led <= 1:
     raise ValueError(f"maze: cells = {cells}, size = {size}, thickness = {thickness}, dot = {dot}, limit = "
-                     f"{limit}, led = {led}; at least 2 cells, walls at most a third of a cell, led in [0, 1]")
+                     f"{limit}, led = {led}; at least 2 cells, walls at most a third of a cell, led in "
+                     "[0, 1], the others positive")
   if not (0 <= loops <= (n - 1) ** 2 and 0 < apart <= 2 * (n - 1)):
     raise ValueError(f"maze: loops = {loops}, apart = {apart} with cells = {cells}; a tree leaves "
                      f"{(n - 1) ** 2} walls to open, and some layouts have no two cells more than "
@@ -115,17 +116,19 @@ def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2
     moves = distances(state.right, state.down)
 
     def aim(state, cell):
-      """Where to go, [2], and whether `cell` [] is reached: the middle of the joined cell that is nearest to it,
-      or of the cell one is in, if it is that one or the way out of it is not yet straight ahead."""
+      """Where to go, [2], and whether `cell` [] is reached: the middle of the joined cell that is nearest to
+      it, or of the cell one is in, if it is that one or the way out of it is not yet straight ahead."""
       row, column = cell_of(state.position)
       walled = lambda joined, axis: jnp.pad(joined, [(1, 1) if i == axis else (0, 0) for i in (0, 1)])
       right, down = walled(state.right, 1), walled(state.down, 0)
-      joined = jnp.stack([right[row, column + 1], right[row, column], down[row + 1, column], down[row, column]])
+      joined = jnp.stack([right[row, column + 1], right[row, column],
+                          down[row + 1, column], down[row, column]])
       near = jnp.stack([jnp.stack([row, column])] * 4) + np.int32([(0, 1), (0, -1), (1, 0), (-1, 0)])
       inside = jnp.clip(near, 0, n - 1)
       left = jnp.where(joined, moves[cell, inside[:, 0] * n + inside[:, 1]], n * n)
       here = moves[cell, row * n + column]
-      own, way = jnp.asarray(middle)[jnp.stack([column, row])], jnp.asarray(middle)[inside[left.argmin()][::-1]]
+      own = jnp.asarray(middle)[jnp.stack([column, row])]
+      way = jnp.asarray(middle)[inside[left.argmin()][::-1]]
       across = jnp.where(way == own, jnp.abs(state.position - own), 0.0).max()
       return jnp.where((left.min() < here) & (across < side / 4), way, own), here == 0
 

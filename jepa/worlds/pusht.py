@@ -1,7 +1,7 @@
 """PushT: a disc pushes a T over a table (Diffusion Policy, arXiv 2303.04137), quasi-statically.
 
-Geometry, frame, observation and start as in gym-pusht: 512 x 512, x right and y down; a disc of radius 15; a T
-whose bar is 120 x 30 and whose stem is 30 x 90. The T's position is the middle of the bar's outer edge, its
+Geometry, frame, observation and start as in gym-pusht: 512 x 512, x right and y down; a disc of radius 15; a
+T whose bar is 120 x 30 and whose stem is 30 x 90. The T's position is the middle of the bar's outer edge, its
 angle turns x towards y, and it turns about its centre (0, 45).
 
 What moves the T. gym-pusht removes every velocity of the block before each of its steps and knows no friction
@@ -9,15 +9,16 @@ at contacts, so that an impulse J along the contact normal n at the arm r from t
 and turns it by J (r x n) / I. That is a quasi-static push with an ellipsoidal limit surface of characteristic
 length c, c^2 = I / m = 3000 px^2. Here the T is moved by just as much of it as ends the overlap d:
     centre += d n / (1 + (r x n)^2 / c^2),    angle += d (r x n) / (c^2 + (r x n)^2),
-for bar, stem and the corner farthest over the border in turn, `SWEEPS` times for each of `SUBSTEPS` parts of the
-disc's way; then the T is shifted to where all of it is within the border.
+for bar, stem and the corner farthest over the border in turn, `SWEEPS` times for each of `SUBSTEPS` parts of
+the disc's way; then the T is shifted to where all of it is within the border.
 What overlap is left, because the T is stuck at the border, the disc gives way to. A part that cannot be
 resolved does not happen, so that no state has an overlap of more than `TOLERANCE`.
 
 What differs from gym-pusht: nothing has a velocity. The disc does not follow its target as a damped spring of
 rates 100 and 20 does, but goes half of the way in each step, which is what that spring does in a tenth of a
-second when the target keeps its distance. Actions are relative, as in DINO-WM (arXiv 2411.04983): the target is
-100 pixels a unit away. The disc stops at the border, as the T does. No target zone is drawn: a goal is a state.
+second when the target keeps its distance. Actions are relative, as in DINO-WM (arXiv 2411.04983): the target
+is 100 pixels a unit away. The disc stops at the border, as the T does. No target zone is drawn: a goal is a
+state.
 
 Shape letters: V corners, S pixels a side, T steps.
 """
@@ -187,8 +188,8 @@ def _turn(angle, v) -> jax.Array:
 
 
 def _nearest(point, centre, angle, rectangle) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Of a rectangle of the T about `centre` and a point of the table: signed distance [], the normal [2] out of
-  the rectangle and the nearest point [2] from the T's centre, both in its own frame."""
+  """Of a rectangle of the T about `centre` and a point of the table: signed distance [], the normal [2] out
+  of the rectangle and the nearest point [2] from the T's centre, both in its own frame."""
   (mx, my), (hx, hy) = rectangle
   half = np.float32([hx, hy])
   to_centre = np.float32([mx - CENTRE[0], my - CENTRE[1]])
