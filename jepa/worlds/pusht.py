@@ -114,25 +114,27 @@ def make(*, size: int = 96, ahead: int = 25) -> World:
 
   scale = FRAME / size
   pixel = (np.arange(size, dtype=np.float32) + 0.5) * scale
-  middle = np.stack(np.meshgrid(pixel, pixel), -1)                            # [S S 2] x, y
-  edge = np.clip((np.minimum(pixel - 3, BORDER[0] - pixel) / scale) + 0.5, 0, 1)
-  edge = np.maximum(edge, edge[::-1])
-  ring = np.maximum(edge, edge[:, None])[..., None]
-  ground = np.asarray(COLOURS["ground"]) + ring * np.subtract(COLOURS["border"], COLOURS["ground"])
-  ground = ground.astype(np.float32)
+  line = np.clip(0.5 + np.minimum(pixel - BORDER[0] + 4, BORDER[0] - pixel) / scale, 0, 1)
+  line = np.maximum(line, line[::-1])
+  ring = np.maximum(line, line[:, None])
 
   def render(state):
     """Shapes cover a pixel by their signed distance from its centre, so that every motion shows."""
-    away = middle - state.block
-    cos, sin = jnp.cos(state.angle), jnp.sin(state.angle)
-    x, y = cos * away[..., 0] + sin * away[..., 1], cos * away[..., 1] - sin * away[..., 0]
     cover = lambda distance: jnp.clip(0.5 - distance / scale, 0.0, 1.0)
-    boxes = [cover(jnp.maximum(jnp.abs(x - c[0]) - h[0], jnp.abs(y - c[1]) - h[1])) for c, h in RECTANGLES]
-    disc = cover(jnp.sqrt(jnp.square(middle - state.agent).sum(-1)) - RADIUS)
-    image = ground
-    for share, colour in ((jnp.maximum(*boxes), "block"), (disc, "agent")):
-      image = image + share[..., None] * (np.float32(COLOURS[colour]) - image)
-    return jnp.round(image).astype(jnp.uint8)
+    dx, dy = pixel - state.block[0], pixel[:, None] - state.block[1]
+    cos, sin = jnp.cos(state.angle), jnp.sin(state.angle)
+    x, y = cos * dx + sin * dy, cos * dy - sin * dx                           # [S S], in the T's frame
+    block = jnp.maximum(*(cover(jnp.maximum(jnp.abs(x - mx) - hx, jnp.abs(y - my) - hy))
+                          for (mx, my), (hx, hy) in RECTANGLES))
+    dx, dy = pixel - state.agent[0], pixel[:, None] - state.agent[1]
+    disc = cover(jnp.sqrt(dx * dx + dy * dy) - RADIUS)
+
+    def channel(ground, border, t, agent):
+      value = (ground + ring * (border - ground)).astype(np.float32)
+      value = value + block * (t - value)
+      return jnp.round(value + disc * (agent - value)).astype(jnp.uint8)
+
+    return jnp.stack([channel(*levels) for levels in zip(*COLOURS.values())], -1)
 
   def position(state):
     return jnp.concatenate([state.agent, state.block, (state.angle % (2 * jnp.pi))[None]])

@@ -65,8 +65,8 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
   if not (0 < half_wall <= 8 and 1 < half_door <= 5 and dot > 0 and gain > 0 and limit > 0
           and 0 <= crossing <= 1):
     raise ValueError(f"two_rooms: half_wall = {half_wall}, half_door = {half_door}, dot = {dot}, gain = "
-                     f"{gain}, limit = {limit}, crossing = {crossing}; half_wall is in 1 .. 8, half_door in 2 .. 5, "
-                     "crossing in [0, 1], the others are positive")
+                     f"{gain}, limit = {limit}, crossing = {crossing}; half_wall is in 1 .. 8, half_door in "
+                     "2 .. 5, crossing in [0, 1], the others are positive")
   actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
   low, high = BORDER[0] + MARGIN, BORDER[1] - MARGIN
   thick, open_ = half_wall + MARGIN, half_door - MARGIN
