@@ -3,10 +3,9 @@ python -m jepa.catalogue [--check README.md | --write README.md]
 
 A row is a module of jepa/methods: its constants NAME, PAPER, FAMILY and PREVENTS (what keeps the
 representation from collapsing), its length, the config that runs it, and its numbers in
-configs/compare.results.json (the results.json of that study), "not run" where there are none (world models, which
-have no classes to tell, "-"). --check exits
-with 1 where the table between <!-- methods --> and <!-- /methods --> differs from the code's; --write
-replaces it.
+configs/compare.results.json (the results.json of that study), "not run" where there are none ("-" for world
+models, which have no classes to tell). --check exits with 1 where the table between <!-- methods --> and
+<!-- /methods --> differs from the code's; --write replaces it.
 """
 import argparse
 from collections.abc import Mapping, Sequence

@@ -140,10 +140,10 @@ def _main() -> None:
 
 def _draw_episodes(world: worlds.World, protocol: evals.Protocol, episode, folder: Path, count: int = 6) -> None:
   """The first episodes as GIFs."""
-  k_problem, _ = jax.random.split(jax.random.key(protocol.seed))
+  keys = evals.problem_keys(protocol)
   for i in range(min(count, protocol.episodes)):
     states = jax.tree.map(lambda x: jnp.asarray(x[i]), episode.states)
-    _, goal = world.problem(jax.random.split(k_problem, protocol.episodes)[i])
+    _, goal = world.problem(keys[i])
     frames = np.asarray(jax.vmap(world.render)(states))[:1 + int(episode.live[i].sum())]
     outcome = "reached" if episode.done[i] else "missed"
     pictures.gif(folder / f"episode{i}_{outcome}.gif", frames, np.asarray(world.render(goal)),

@@ -149,7 +149,7 @@ def run(c: ConfigDict, workdir: str | Path, *, only: Sequence[str] = (), seeds: 
   try:
     with _sigterm_is_ctrl_c():
       print(f"counting the FLOPs of {len(names)} runs", file=sys.stderr, flush=True)
-      plans = {name: _plan_or_error(study, runs[name]) for name in names}
+      plans = _with_floors({name: _plan_or_error(study, runs[name]) for name in names})
       if listing:
         print(_list(study, runs, plans, seeds, workdir), flush=True)
         return 0
@@ -275,11 +275,30 @@ def _plan_or_error(study: Study, r: Run) -> Plan | str:
     jax.clear_caches()
 
 
+def _with_floors(plans: Mapping[str, Plan | str]) -> dict[str, Plan | str]:
+  """A study may leave the floors to one run of each data set and backbone (config.eval.floors). Where that one
+  was not chosen, the first that shares them measures them."""
+  by_floor: dict[str, list[str]] = {}
+  for name, p in plans.items():
+    if isinstance(p, Plan):
+      backbone = {"name": "vit"} | dict(p.config["args"].get("encoder", {}))
+      by_floor.setdefault(json.dumps([p.config["data"], backbone], sort_keys=True, default=str), []).append(name)
+  plans = dict(plans)
+  for names in by_floor.values():
+    if not any(plans[name].config["eval"].get("floors", True) for name in names):
+      c = plans[names[0]].config
+      plans[names[0]] = plans[names[0]]._replace(config=c | {"eval": c["eval"] | {"floors": True}})
+  return plans
+
+
 def _complete(planned: Plan | str, seed: int, folder: Path) -> bool:
   """Whether the folder holds exactly this run, evaluated at its last step."""
   if isinstance(planned, str) or (folder / "failed.json").exists() or not _finished(folder, planned.steps):
     return False
-  return _json(folder / "config.json") == _as_saved(planned, seed)
+  # Who measures the floors depends on the runs that were chosen, and the run is the same.
+  plain = lambda c: c | {"eval": {k: v for k, v in c["eval"].items() if k != "floors"}}
+  saved = _json(folder / "config.json")
+  return saved is not None and plain(saved) == plain(_as_saved(planned, seed))
 
 
 def _finished(folder: Path, steps: int | None) -> list[dict]:

@@ -102,6 +102,30 @@ def test_a_run_may_leave_the_floors_to_another(tmp_path):
   assert {r["row"] for r in suite.load(tmp_path / "results.json")} == {suite.TRAINED}
 
 
+@pytest.mark.parametrize("only,expected", [(("sig",), True), ((), False)])
+def test_floors_are_measured_whichever_runs_are_chosen(only, expected, tmp_path, monkeypatch):
+  """`sig` leaves them to `sig-none`, and has its own where that one is not chosen."""
+  c, seen = config(), []
+  c.runs["sig"].config.eval.floors = False
+  def stop(run, at):
+    seen.append((at.parts[-2], run.eval.floors))
+    return train.INTERRUPTED
+  monkeypatch.setattr(train, "run", stop)
+  assert study.run(c, tmp_path, only=only) == train.INTERRUPTED
+  assert seen == [("sig", expected)]
+
+
+def test_a_run_is_complete_with_floors_or_without(done):
+  workdir, *_ = done
+  c = config()
+  c.runs["sig"].config.eval.floors = False
+  _, listed = study.read(c)
+  planned = study.plan(study.read(c)[0], listed["sig"])
+  assert study._complete(planned, 0, workdir / "sig" / "seed0")
+  planned.config["eval"]["every"] = "1 step"
+  assert not study._complete(planned, 0, workdir / "sig" / "seed0")
+
+
 def test_what_a_run_cost(done):
   workdir, *_ = done
   record = json.loads((workdir / "sig" / "seed1" / "study.json").read_text())

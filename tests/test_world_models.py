@@ -192,6 +192,17 @@ def test_every_policy_meets_the_same_problems(rooms):
   np.testing.assert_array_equal(a.states.position[:, 0], b.states.position[:, 0])
 
 
+def test_problems_are_those_that_were_met(rooms):
+  """Whatever the chunk, and where the last one is not full."""
+  world, protocol = rooms
+  protocol = protocol._replace(episodes=5, budget=2)
+  start, goal = jax.vmap(world.problem)(evals.problem_keys(protocol))
+  _, episode = evals.run(world, evals.straight(world), protocol, chunk=3)
+  np.testing.assert_array_equal(episode.states.position[:, 0], start.position)
+  # a straight line from each start goes towards the goal of the same row
+  np.testing.assert_allclose(episode.actions[:, 0], jax.vmap(world.controller)(start, goal), atol=1e-5)
+
+
 def test_the_states_that_count():
   np.testing.assert_array_equal(evals.weights(4, 0), [1, 1, 1, 1])
   np.testing.assert_array_equal(evals.weights(4, 1), [0, 0, 0, 1])

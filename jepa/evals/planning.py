@@ -118,6 +118,11 @@ def planned(world: World, energy: planning.Energy, observe: Callable, aim: Calla
   return Agent(control.planned(planner, every=every), observe, aim)
 
 
+def problem_keys(protocol: Protocol) -> jax.Array:
+  """Keys [episodes] of World.problem: what every policy is asked."""
+  return jax.random.split(jax.random.fold_in(jax.random.key(protocol.seed), 0), protocol.episodes)
+
+
 def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
         title: str = "") -> tuple[dict[str, Any], control.Episode]:
   """(numbers, what happened): success rate with its interval, steps to success, seconds.
@@ -133,10 +138,10 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
     start, goal = jax.vmap(world.problem)(keys_problem)
     return loop(key_policy, start, jax.vmap(agent.aim)(goal), goal)
 
-  k_problem, k_policy = jax.random.split(jax.random.key(protocol.seed))
+  k_policy = jax.random.fold_in(jax.random.key(protocol.seed), 1)
   count = protocol.episodes
   chunk = min(chunk, count)
-  keys = jax.random.split(k_problem, -(-count // chunk) * chunk)      # the last call is padded and cut
+  keys = problem_keys(protocol)[np.arange(-(-count // chunk) * chunk) % count]    # the last call is padded and cut
   found = []
   bar = tqdm(range(0, count, chunk), desc=title or "episodes", unit=f"x{chunk}", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
