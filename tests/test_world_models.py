@@ -67,9 +67,9 @@ def test_zero_gates_make_the_transformer_forget_the_action():
   np.testing.assert_array_equal(net.apply(params, z, a), net.apply(params, z, -a))
 
 
-@pytest.mark.parametrize("strided", [False, True])
-def test_impala_encodes_each_image_by_itself(strided):
-  net = impala.impala(widths=(4, 8), outputs=5, blocks=1, strided=strided, groups=2)
+@pytest.mark.parametrize("strides", [(), (2, 2), (4, 1)])
+def test_impala_encodes_each_image_by_itself(strides):
+  net = impala.impala(widths=(4, 8), outputs=5, blocks=1, strides=strides, groups=2)
   x = jax.random.uniform(jax.random.key(0), (3, 17, 17, 2))
   params = net.init(jax.random.key(1), x)
   np.testing.assert_allclose(net.apply(params, x)[1:2], net.apply(params, x[1:2]), atol=1e-5)
