@@ -16,11 +16,11 @@ def get_config(arg=None):
   if arg not in ARGUMENTS:
     raise ValueError(f"argument {arg!r}: write one of {', '.join(ARGUMENTS)}")
   c = config.base()
-  c.total, c.batch, c.method = "6000 steps", 64, "pldm"
-  c.data = dict(source="world", args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=17, n=100_000),
+  c.total, c.batch, c.method = "12000 steps", 64, "pldm"
+  c.data = dict(source="world", args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=17, n=1_000_000),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
-      encoder=dict(widths=(16, 32, 32), outputs=256, blocks=0, strides=(4, 2, 2)), predictor=dict(kind="gru", width=256),
+      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)), predictor=dict(kind="gru", width=128),
       prediction=1.0, variance=16.0, covariance=8.0, smoothness=12.0, temporal_variance=0.0, inverse=1.0,
       mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-5, warmup="2 %"),

@@ -127,36 +127,85 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
         title: str = "") -> tuple[dict[str, Any], control.Episode]:
   """(numbers, what happened): success rate with its interval, steps to success, seconds.
 
+  Episodes take turns, `chunk` of them a compiled call, those with the fewest looks first; one that has succeeded
+  gives its place to another. What happens in an episode does not depend on the others.
+
   Args:
-    chunk: episodes a compiled call.
+    chunk: episodes that look and act at once.
   """
-  loop = control.episodes(agent.policy, step=world.step, observe=agent.observe, done=world.success,
-                          steps=protocol.budget)
+  policy, count, steps = agent.policy, protocol.episodes, protocol.budget
+  allowed, chunk = np.asarray(control.schedule(policy, steps)), min(chunk, count)
+  begin = control.begin(policy, done=world.success)
+  look = control.look(policy, step=world.step, observe=agent.observe, done=world.success)
 
   @jax.jit
-  def episodes(keys_problem, key_policy):
-    start, goal = jax.vmap(world.problem)(keys_problem)
-    return loop(key_policy, start, jax.vmap(agent.aim)(goal), goal)
+  def start(keys_problem, keys):
+    first, target = jax.vmap(world.problem)(keys_problem)
+    return jax.vmap(begin)(keys, first, target), jax.vmap(agent.aim)(target), target
 
-  k_policy = jax.random.fold_in(jax.random.key(protocol.seed), 1)
-  count = protocol.episodes
-  chunk = min(chunk, count)
-  keys = problem_keys(protocol)[np.arange(-(-count // chunk) * chunk) % count]    # the last call is padded and cut
-  found = []
-  bar = tqdm(range(0, count, chunk), desc=title or "episodes", unit=f"x{chunk}", leave=False, delay=2.0,
+  def turn(running, which, key, looks, allowed, goals, targets):
+    pick = lambda tree: jax.tree.map(lambda x: x.at[which].get(mode="clip"), tree)
+    after, turn = jax.vmap(look)(keys_of(key, which, looks), pick(running), pick(goals), pick(targets), allowed)
+    return jax.tree.map(lambda old, new: old.at[which].set(new, mode="drop"), running, after), turn
+
+  key = jax.random.fold_in(jax.random.key(protocol.seed), 1)
+  looks = np.zeros(count, np.int32)
+  running, goals, targets = start(problem_keys(protocol), keys_of(key, np.arange(count), len(allowed) + looks))
+  turn = jax.jit(turn, donate_argnums=0).lower(
+      running, np.arange(chunk, dtype=np.int32), key, looks[:chunk], allowed[looks[:chunk]], goals, targets).compile()
+  record = _record(jax.device_get(running.state), world, allowed.shape)
+  bar = tqdm(total=count, desc=title or "episodes", unit="episode", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
-  compiled = episodes.lower(keys[:chunk], k_policy).compile()
   clock = time.perf_counter()
-  for i in bar:
-    found.append(jax.device_get(compiled(keys[i:i + chunk], jax.random.fold_in(k_policy, i))))
+  while True:
+    pending = np.flatnonzero(~np.asarray(running.finished) & (looks < len(allowed)))
+    bar.update(count - len(pending) - bar.n)
+    if not len(pending):
+      break
+    pending = pending[np.argsort(looks[pending], kind="stable")][:chunk]
+    which = np.pad(pending, (0, chunk - len(pending)), constant_values=count).astype(np.int32)    # filled with nobody
+    at = np.pad(looks[pending], (0, chunk - len(pending)))
+    running, found = turn(running, which, key, at, allowed[at], goals, targets)
+    _write(record, pending, looks[pending], jax.device_get(found))
+    looks[pending] += 1
   seconds = time.perf_counter() - clock
-  episode = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
-  done = np.asarray(episode.done)
+  bar.close()
+  running = jax.device_get(running)
+  episode = record._replace(
+      states=jax.tree.map(lambda x: x[:, :steps + 1], record.states), actions=record.actions[:, :steps],
+      live=record.live[:, :steps], done=running.finished, memory=running.memory)
+  done = episode.done
   low, high = wilson(int(done.sum()), count)
-  steps = np.asarray(episode.live).sum(1)
+  taken = episode.live.sum(1)
   return {"success": float(done.mean()), "successes": int(done.sum()), "episodes": count, "low": low, "high": high,
-          "steps_to_success": float(steps[done].mean()) if done.any() else None,
+          "steps_to_success": float(taken[done].mean()) if done.any() else None,
           "seconds_per_episode": seconds / count}, episode
+
+
+def keys_of(key: jax.Array, episodes: jax.Array, looks: jax.Array) -> jax.Array:
+  """The key of each episode's look, both int32 [B]: whichever others share its turn."""
+  return jax.vmap(lambda i, n: jax.random.fold_in(jax.random.fold_in(key, i), n))(episodes, looks)
+
+
+def _record(first, world: World, looks: tuple[int, int]) -> control.Episode:
+  """Episodes [B ...] in which nothing has happened yet, of (looks, actions a look)."""
+  count, steps = len(jax.tree.leaves(first)[0]), looks[0] * looks[1]
+  return control.Episode(
+      jax.tree.map(lambda x: np.repeat(np.asarray(x)[:, None], steps + 1, 1), first),
+      np.zeros((count, steps, len(world.actions.low)), np.float32), np.zeros((count, steps), bool),
+      np.full((count, looks[0]), np.inf, np.float32), None, None)
+
+
+def _write(record: control.Episode, episodes: np.ndarray, looks: np.ndarray, turn: control.Turn) -> None:
+  """Enters a turn of `episodes`, the `looks`-th of each; the last state stands for all that follow."""
+  every = turn.live.shape[1]
+  for place, (i, n) in enumerate(zip(episodes, looks)):
+    now = slice(n * every, (n + 1) * every)
+    record.actions[i, now], record.live[i, now] = turn.actions[place], turn.live[place]
+    record.energies[i, n] = turn.energy[place]
+    for states, new in zip(jax.tree.leaves(record.states), jax.tree.leaves(turn.states)):
+      states[i, now.start + 1:now.stop + 1] = new[place]
+      states[i, now.stop + 1:] = new[place, -1]
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -22,10 +22,9 @@ class GRU(nn.Module):
   def __call__(self, z, a):
     dense = lambda name, features=self.width: lib.Dense(features, name=name)
     h = dense("state")(z)
-    x = dense("action")(a)
-    reset = nn.sigmoid(dense("reset_state")(h) + dense("reset_action")(x))
-    update = nn.sigmoid(dense("update_state")(h) + dense("update_action")(x))
-    new = jnp.tanh(dense("new_action")(x) + reset * dense("new_state")(h))
+    reset = nn.sigmoid(dense("reset_state")(h) + dense("reset_action")(a))
+    update = nn.sigmoid(dense("update_state")(h) + dense("update_action")(a))
+    new = jnp.tanh(dense("new_action")(a) + reset * dense("new_state")(h))
     return z + dense("out", z.shape[-1])((1 - update) * new + update * h)
 
 

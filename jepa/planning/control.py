@@ -77,10 +77,66 @@ def random(limits: Limits) -> Policy:
   return Policy(1, lambda key: (), act)
 
 
+class Running(NamedTuple):
+  """An episode under way."""
+
+  state: PyTree           # of the world
+  finished: jax.Array     # bool []: it has succeeded; nothing moves any more
+  memory: PyTree          # the policy's
+
+
+class Turn(NamedTuple):
+  """What followed one look."""
+
+  states: PyTree          # [R ...] after each action
+  actions: jax.Array      # [R A]
+  live: jax.Array         # bool [R]
+  energy: jax.Array       # []
+
+
+def begin(policy: Policy, *, done: Callable[[PyTree, PyTree], jax.Array]) -> Callable[..., Running]:
+  """(key, state, target) -> the episode before its first look. Arguments as of `episodes`."""
+  return lambda key, state, target: Running(state, jnp.asarray(done(state, target)), policy.init(key))
+
+
+def look(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree], observe: Callable[[PyTree], PyTree],
+         done: Callable[[PyTree, PyTree], jax.Array]) -> Callable[..., tuple[Running, Turn]]:
+  """(key, running, goal, target, allowed bool [R]) -> (running, turn): looks once and executes what the policy
+  answers, as far as it is allowed. Arguments as of `episodes`."""
+
+  def act(key, running, goal, target, allowed):
+    actions, energy, memory = policy.act(key, observe(running.state), goal, running.memory)
+
+    def one(carry, turn):
+      world, finished = carry
+      action, may = turn
+      live = may & ~finished
+      world = jax.tree.map(lambda old, new: jnp.where(live, new, old), world, step(world, action))
+      return (world, finished | live & done(world, target)), (world, live)
+
+    (world, finished), (worlds, live) = jax.lax.scan(one, (running.state, running.finished), (actions, allowed))
+    return Running(world, finished, memory), Turn(worlds, actions, live, energy)
+
+  return act
+
+
+def schedule(policy: Policy, steps: int) -> jax.Array:
+  """bool [P R]: which actions of each look are within `steps`.
+
+  Raises:
+    ValueError: fewer than 1 step.
+  """
+  if steps < 1:
+    raise ValueError(f"steps is {steps}; an episode has at least 1")
+  looks = -(-steps // policy.every)
+  return jnp.arange(looks * policy.every).reshape(looks, policy.every) < steps
+
+
 def episodes(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree],
              observe: Callable[[PyTree], PyTree], done: Callable[[PyTree, PyTree], jax.Array],
              steps: int) -> Callable[[jax.Array, PyTree, PyTree, PyTree], Episode]:
-  """Runs a policy in a world.
+  """Runs a policy in a world, whole episodes in one program; jepa/evals/planning.py takes turns instead, and
+  fills the place of an episode that has succeeded.
 
   Args:
     step: (state, action [A]) -> state, the world.
@@ -95,39 +151,16 @@ def episodes(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree],
   Raises:
     ValueError: fewer than 1 step.
   """
-  if steps < 1:
-    raise ValueError(f"steps is {steps}; an episode has at least 1")
-
-  def execute(target):
-
-    def one(state, turn):
-      world, finished = state
-      action, allowed = turn
-      live = allowed & ~finished
-      world = jax.tree.map(lambda old, new: jnp.where(live, new, old), world, step(world, action))
-      return (world, finished | live & done(world, target)), (world, live)
-
-    return one
+  allowed = schedule(policy, steps)
+  start, turn = begin(policy, done=done), look(policy, step=step, observe=observe, done=done)
 
   def episode(key, first, goal, target):
     k_init, k_looks = jax.random.split(key)
-    looks = -(-steps // policy.every)
-
-    def look(state, turn):
-      world, finished, memory = state
-      k, allowed = turn
-      actions, energy, memory = policy.act(k, observe(world), goal, memory)
-      (world, finished), (worlds, live) = jax.lax.scan(execute(target), (world, finished), (actions, allowed))
-      return (world, finished, memory), (worlds, actions, live, energy)
-
-    allowed = jnp.arange(looks * policy.every).reshape(looks, policy.every) < steps
-    state = first, jnp.asarray(done(first, target)), policy.init(k_init)
-    (_, finished, memory), (worlds, actions, live, energies) = jax.lax.scan(
-        look, state, (jax.random.split(k_looks, looks), allowed))
+    running, turns = jax.lax.scan(lambda running, x: turn(x[0], running, goal, target, x[1]),
+                                  start(k_init, first, target), (jax.random.split(k_looks, len(allowed)), allowed))
     flat = lambda x: x.reshape(-1, *x.shape[2:])[:steps]
-    worlds, actions, live = jax.tree.map(flat, (worlds, actions, live))
-    states = jax.tree.map(lambda a, rest: jnp.concatenate([jnp.asarray(a)[None], rest]), first, worlds)
-    return Episode(states, actions, live, energies, finished, memory)
+    states = jax.tree.map(lambda a, rest: jnp.concatenate([jnp.asarray(a)[None], flat(rest)]), first, turns.states)
+    return Episode(states, flat(turns.actions), flat(turns.live), turns.energy, running.finished, running.memory)
 
   def run(key, states, goals, targets):
     count = len(jax.tree.leaves(states)[0])
