@@ -4,7 +4,7 @@ python -m jepa.main --config=configs/pldm_pusht.py --workdir=runs/pldm_pusht
 
 Argument: tiny (a synthetic recording, seconds). A step of the model is half a second: 5 recorded steps, whose actions
 (where the agent shall go) stand side by side. A fifth of the demonstrations is held out; the evaluation imagines them
-open loop. Weights of the losses as published for Wall. Two CPU cores: not run to the end here.
+open loop. Weights of the losses as published for Wall. Two CPU cores: 2 steps a second; not run to the end here.
 """
 from jepa import config
 
@@ -13,7 +13,7 @@ def get_config(arg=None):
   if arg not in (None, "", "tiny"):
     raise ValueError(f"argument {arg!r}: write tiny, or nothing")
   c = config.base()
-  c.total, c.batch, c.method = "2000 steps", 64, "pldm"
+  c.total, c.batch, c.method = "1500 steps", 64, "pldm"
   c.data = dict(source="trajectories",
                 args=dict(path="../shared/data/pusht", size=64, length=8, frameskip=5, stride=2),
                 train="train", test="test", workers=0, prefetch=2)

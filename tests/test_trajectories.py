@@ -121,6 +121,29 @@ def test_every_format_gives_back_what_was_written(name, tmp_path):
     trajectories.load(path, limit=1e-6)
 
 
+def test_videos_of_an_episode_each_are_read(tmp_path):
+  av = pytest.importorskip("av", reason="PyAV (av) is not installed")
+  r = recording(32)
+  change(write_lerobot(tmp_path, r) / "meta/info.json", chunks_size=2,
+         video_path="videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+         features={"cam": {"dtype": "video"}, "observation.state": {"dtype": "float32"},
+                   "action": {"dtype": "float32"}})
+  for e, (a, b) in enumerate(trajectories.episodes(r.ends)):
+    file = tmp_path / f"videos/chunk-{e // 2:03d}/cam/episode_{e:06d}.mp4"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w") as container:
+      stream = container.add_stream("mpeg4", rate=10)
+      stream.width = stream.height = 32
+      for x in r.image[a:b]:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(x, format="rgb24")))
+      container.mux(stream.encode(None))
+  found = trajectories.load(tmp_path)
+  assert np.abs(found.image.astype(int) - r.image).mean() < 4 and np.array_equal(found.state, r.state)
+  file.unlink()
+  with pytest.raises(ValueError, match="frames of episode 3 cannot be read"):
+    trajectories.load(tmp_path)
+
+
 def cut(path):
   path.write_bytes(path.read_bytes()[:-200])
   return path
