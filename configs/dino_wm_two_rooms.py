@@ -25,7 +25,7 @@ def get_config(arg=None):
       mean=(0.0026, 0.0989), std=(0.0369, 0.2986),
       position_mean=(31.6, 32.1), position_std=(16.1, 16.1))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=5e-4, end=5e-7, warmup="2 %"),
-                 weight_decay=dict(value=1e-3), clip=1.0)
+                 weight_decay=dict(value=1e-3), clip=0.0)
   c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
   c.log.every = "50 steps"
   if arg == "tiny":

@@ -28,7 +28,7 @@ def get_config(arg=None):
   if arg == "tiny":
     data, evaluation = c.data, c.eval
     c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=0, strided=True),
-                    state=dict(memory=16, hidden=16, states=4, classes=4), decoder=dict(widths=(4, 4)))
+                    state=dict(memory=16, hidden=16, states=4, classes=4), decoder=dict(widths=(4, 4)), free=0.0)
     c.data, c.eval = data, evaluation
     c.data.args.update(length=4, n=64, test=16)
     c.eval.batch = 16

@@ -77,11 +77,11 @@ def make(*, encoder: Mapping, state: Mapping, decoder: Mapping, noise: float = 1
     drawn = decode(x).apply(params["decoder"], jnp.concatenate([h, z], -1).reshape(-1, h.shape[-1] + z.shape[-1]))
     error = jnp.square(drawn.reshape(x.shape) - x).mean()
     sg = jax.lax.stop_gradient
-    ahead, back = rssm.kl(sg(seen), guess).mean(), rssm.kl(seen, sg(guess)).mean()
-    nats = dynamics * jnp.maximum(free, ahead) + representation * jnp.maximum(free, back)
+    bounded = lambda p, q: jnp.maximum(free, rssm.kl(p, q)).mean()
+    nats = dynamics * bounded(sg(seen), guess) + representation * bounded(seen, sg(guess))
     value = error / (2 * noise**2) + nats / x[0, 0].size
     imagined, real = rssm.mean(guess[1:]), rssm.mean(seen)
-    return value, (extra, {"reconstruction": error, "kl_nats": ahead,
+    return value, (extra, {"reconstruction": error, "kl_nats": rssm.kl(seen, guess).mean(),
                            "prediction": jnp.square(imagined - real[1:]).mean(),
                            "copy_last": jnp.square(real[1:] - real[:-1]).mean()})
 

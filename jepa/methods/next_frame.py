@@ -14,7 +14,7 @@ from jepa.methods import pldm
 from jepa.models import backbone, dynamics, pixels
 from jepa.types import Features, Method
 
-NAME, PAPER, FAMILY = "Next frame", "pixels of arXiv 2502.14819's rollout", "world model"
+NAME, PAPER, FAMILY = "Next frame", "after arXiv 2502.14819", "world model"
 PREVENTS = "nothing to prevent: pixels are given"
 
 world_model = pldm.world_model      # the same latent states, distance and planning
