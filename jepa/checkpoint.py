@@ -96,17 +96,34 @@ def restore(checkpointer, abstract: PyTree, shardings: PyTree, step: int | None 
       "Start again in another workdir, or restore a copy")
 
 
+def describe(directory: str | Path, step: int | None = None) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+  """(path -> shape of every array, the config that wrote it) of the newest bundle or of `step`; reads no array.
+
+  Raises:
+    FileNotFoundError: no such bundle.
+  """
+  step = _step(directory, step)
+  with open(directory) as checkpointer:
+    metadata = checkpointer.checkpointables_metadata(step)
+    return _shapes(metadata.metadata["state"]), (metadata.custom_metadata or {}).get("config", {})
+
+
+def _step(directory, step):
+  """`step`, or the newest."""
+  found = steps(directory)
+  if not found or (step is not None and step not in found):
+    raise FileNotFoundError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; "
+                            f"there are: {found or 'none'}")
+  return found[-1] if step is None else step
+
+
 def restore_part(directory: str | Path, step: int | None, abstract: PyTree, shardings: PyTree) -> PyTree:
   """Some subtrees of a state, {"params": {...}, "extra": {...}}, of the newest bundle or of `step`.
 
   Raises:
     FileNotFoundError: no such bundle. Mismatch: a wanted array is not in it, or has another shape.
   """
-  found = steps(directory)
-  if not found or (step is not None and step not in found):
-    raise FileNotFoundError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; "
-                            f"there are: {found or 'none'}")
-  step = found[-1] if step is None else step
+  step = _step(directory, step)
   with open(directory) as checkpointer:
     saved = _shapes(checkpointer.checkpointables_metadata(step).metadata["state"])
     wanted = _shapes(abstract)

@@ -12,10 +12,12 @@ import jax
 from jax.sharding import Mesh
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 import optax
 
 from jepa import checkpoint, config as configs, methods, optim, sharding, state as states
 from jepa.data import memory, sources
+from jepa.models import vit
 from jepa.types import Batch, Extra, Method, PyTree, TrainState, WorldModel
 
 
@@ -178,8 +180,8 @@ def start(exp: Experiment, checkpointer) -> tuple[TrainState, dict, str]:
 
   1. resume: the newest readable checkpoint in the workdir;
   2. config.init.checkpoint: a workdir or DIR/checkpoints/STEP, whole (state, step, data position);
-  3. config.init.encoder: likewise, only what its path calls the encoder (or the target, where there is one);
-     step 0;
+  3. config.init.encoder: likewise, only what its path calls the encoder (or the target, where there is one),
+     as what a method freezes, if it does; step 0;
   4. scratch.
   """
   wanted = exp.config["init"]
@@ -198,11 +200,59 @@ def start(exp: Experiment, checkpointer) -> tuple[TrainState, dict, str]:
 
 def _with_encoder(exp: Experiment, state: TrainState, path: str) -> TrainState:
   """`state` with params["encoder"], extra["encoder"] and extra["target"] of another run's checkpoint."""
+  if "encoder" not in state.params and "encoder" in state.extra:
+    return _with_frozen_encoder(exp, state, path)
   parts = {"params": [k for k in state.params if k == "encoder"],
            "extra": [k for k in state.extra if k in ("encoder", "target")]}
   pick = lambda tree: {part: {k: getattr(tree, part)[k] for k in names} for part, names in parts.items()}
   loaded = checkpoint.restore_part(*locate(path), pick(exp.abstract), pick(exp.shardings))
   return state._replace(params=state.params | loaded["params"], extra=state.extra | loaded["extra"])
+
+
+# Where runs keep an encoder that another may freeze; the first that is there counts.
+_FROZEN_FROM = ("extra/target/encoder", "extra/target", "params/encoder/vit", "params/encoder", "extra/encoder")
+
+
+def _with_frozen_encoder(exp: Experiment, state: TrainState, path: str) -> TrainState:
+  """`state` with another run's encoder, or its target where it has one, as extra["encoder"].
+
+  Raises:
+    Mismatch: that run has no such network, or it saw pixels standardised otherwise.
+  """
+  folder, step = locate(path)
+  saved, wrote = checkpoint.describe(folder, step)
+  wanted = {optim.path_of(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(exp.abstract.extra["encoder"])}
+  place = next((p for p in _FROZEN_FROM if any(f"{p}/{leaf}" in saved for leaf in wanted)), "params/encoder")
+  there = {p.removeprefix(f"{place}/"): shape for p, shape in saved.items() if p.startswith(f"{place}/")}
+  if differences := checkpoint.compare(there, wanted) + _unlike(wrote, exp.config):
+    raise checkpoint.Mismatch(f"config.init.encoder = {path!r}: {place} is not the encoder that is frozen here:\n  "
+                              + "\n  ".join(differences)
+                              + "\nGive config.args.encoder, mean and std as that run has them, or another run")
+  names = place.split("/")
+  nest = lambda tree: functools.reduce(lambda inner, name: {name: inner}, reversed(names), tree)
+  loaded = checkpoint.restore_part(folder, step, *(nest(x.extra["encoder"]) for x in (exp.abstract, exp.shardings)))
+  encoder = functools.reduce(lambda outer, name: outer[name], names, loaded)
+  return state._replace(extra=state.extra | {"encoder": encoder})
+
+
+def _unlike(wrote: dict, ours: dict) -> list[str]:
+  """What the shapes of two ViTs do not tell: heads, positions, and how pixels were standardised."""
+  def read(c):
+    args, own = c["args"], inspect.signature(configs.module(c["method"], methods.__name__).make).parameters
+    pixels = {k: args.get(k, own[k].default) for k in ("mean", "std") if k in own}
+    encoder = args.get("encoder", {})
+    sizes = {k: encoder[k] for k in ("variant", "width", "depth", "heads") if k in encoder}
+    if not sizes:
+      return pixels
+    return pixels | {"heads": vit.shape_of(**sizes)[2], "position": encoder.get("position", "sincos")}
+
+  def same(a, b):
+    a, b = np.ravel(a), np.ravel(b)
+    return (1 in (a.size, b.size) or a.size == b.size) and bool(np.all(a == b))
+
+  theirs, wanted = read(wrote), read(ours)
+  return [f"{k}: {theirs[k]} in the checkpoint, {wanted[k]} wanted" for k in theirs
+          if k in wanted and not same(theirs[k], wanted[k])]
 
 
 def locate(path: str) -> tuple[Path, int | None]:

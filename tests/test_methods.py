@@ -14,7 +14,7 @@ from tests import runs
 
 
 # Methods whose loss is a function of its batch: whole trajectories, no views, masks or slices.
-WITHOUT_DRAWS = {"pldm"}
+WITHOUT_DRAWS = {"dino_wm", "next_frame", "pldm", "vjepa2_ac"}
 
 
 class Case:

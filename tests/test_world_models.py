@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import experiment, plan, train, worlds
+from jepa import checkpoint, experiment, plan, train, worlds
 from jepa.data import sources
 from jepa.evals import planning as evals, planning_report
 from jepa.losses import dynamics as losses
-from jepa.models import dynamics, impala
+from jepa.models import backbone, dynamics, frames, impala, pixels, positions, rssm
 from tests import runs
 
-CONFIGS = ("two_rooms", "lewm_two_rooms")
+CONFIGS = ("two_rooms", "lewm_two_rooms", "dino_wm_two_rooms", "vjepa2_ac_two_rooms", "dreamer_two_rooms",
+           "next_frame_two_rooms")
 
 
 # Losses and networks
@@ -143,8 +144,11 @@ def test_what_planning_imagines_is_what_was_trained(name):
   still, moved = model.distance(z, real), model.distance(ahead, real)
   assert still.shape == (16,) and np.isfinite(moved).all() and np.asarray(still > 0).all()
   tokens = exp.method.embed(state.params, state.extra, batch).tokens
-  newest = z.z[:, -1] if name == "lewm_two_rooms" else z
-  np.testing.assert_allclose(tokens[:, 0], newest, atol=1e-5)
+  if isinstance(z, frames.Window):
+    np.testing.assert_allclose(tokens, z.z[:, 0], atol=1e-5)
+  else:
+    newest = {"lewm_two_rooms": lambda: z.z[:, -1], "dreamer_two_rooms": lambda: z.z}.get(name, lambda: z)()
+    np.testing.assert_allclose(tokens[:, 0], newest, atol=1e-5)
   np.testing.assert_allclose(model.distance(z, z), 0, atol=1e-6)
 
 
@@ -154,6 +158,146 @@ def test_a_term_of_pldm_can_be_switched_off():
   c.args.inverse = 0.0
   off = experiment.build(c)
   assert "inverse" in on.abstract.params and "inverse" not in off.abstract.params
+
+
+def test_pldm_on_a_vit_with_a_transformer():
+  c = runs.config("two_rooms")
+  c.args.encoder = dict(kind="vit", width=8, depth=1, heads=1, patch=13, outputs=8)
+  c.args.predictor = dict(kind="transformer", width=8, depth=1, heads=1, gate_std=0.1)
+  exp = experiment.build(c)
+  state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
+  model, whole = plan.load_model(exp), jax.vmap(exp.train.generate)(batch["index"])
+  z = model.encode(state.params, state.extra, whole["image"][:, 0])
+  ahead = [model.predict(state.params, state.extra, z, a * whole["action"][:, 0]) for a in (1.0, -1.0)]
+  assert z.shape == ahead[0].shape == (16, 8) and np.abs(ahead[0] - ahead[1]).max() > 1e-4
+  with pytest.raises(ValueError, match="choose one of impala, vit"):
+    backbone.vector(kind="convnet")
+
+
+# Frames of patch tokens
+
+
+@pytest.mark.parametrize("name", ["joined", "interleaved"])
+def test_frames_do_not_look_ahead(name):
+  """A change in the last frame, or in its action, is seen by all of that frame's tokens and by none before."""
+  z, a, s = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 3, 4, 6), (2, 3, 2),
+                                                                                    (2, 3, 2)]))
+  if name == "joined":
+    net = frames.joined(history=3, depth=1, heads=2)
+    inputs = lambda z, a: (jnp.concatenate([z, jnp.repeat(a[:, :, None], 4, 2)], -1),)
+  else:
+    net = frames.interleaved(width=12, depth=1, heads=1)
+    inputs = lambda z, a: (z, a, s)
+  params = net.init(jax.random.key(3), *inputs(z, a))
+  out = net.apply(params, *inputs(z, a))
+  for changed in ((z.at[:, 2, 0].multiply(-1), a), (z, a.at[:, 2].multiply(-1))):
+    found = net.apply(params, *inputs(*changed))
+    np.testing.assert_allclose(found[:, :2], out[:, :2], atol=1e-6)
+    assert np.abs(found[:, 2] - out[:, 2]).max((0, 2)).min() > 1e-4
+  if name == "joined":
+    with pytest.raises(ValueError, match="4 frames exceed its history of 3"):
+      net.apply(params, jnp.zeros((1, 4, 4, 8)))
+
+
+def test_a_window_grows_then_slides():
+  z = jnp.arange(5.0).reshape(5, 1, 1, 1)
+  window = frames.begin(z[0], z[0, :, 0], history=3, actions=1)
+  for t in range(1, 5):
+    window = frames.append(frames.act(window, -z[t, :, 0]), z[t], z[t, :, 0])
+    assert frames.newest(window, window.z)[0, 0, 0] == t and window.count[0] == min(t + 1, 3)
+  np.testing.assert_array_equal(window.z.ravel(), [2, 3, 4])
+  np.testing.assert_array_equal(window.s.ravel(), [2, 3, 4])
+  np.testing.assert_array_equal(window.a.ravel()[:2], [-3, -4])     # of the first two; the third is yet to be taken
+
+
+@pytest.mark.parametrize("name", ["dino_wm_two_rooms", "vjepa2_ac_two_rooms"])
+def test_imagination_is_the_predictor_on_the_whole_history(name):
+  """Two steps by `predict` are the network on the frames in a row."""
+  exp = experiment.build(runs.config(name))
+  state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
+  whole = jax.vmap(exp.train.generate)(batch["index"])
+  model, args, a = plan.load_model(exp), exp.config["args"], whole["action"]
+  start = model.encode(state.params, state.extra, whole["image"][:, 0])
+  one = model.predict(state.params, state.extra, start, a[:, 0])
+  two = model.predict(state.params, state.extra, one, a[:, 1])
+  if name.startswith("dino"):
+    inputs = (jnp.concatenate([one.z[:, :2], *(jnp.repeat(x[:, :, None], one.z.shape[2], 2) for x in (
+        one.s[:, :2], a[:, :2] @ state.params["action"]["kernel"]))], -1),)
+    net = frames.joined(**args["predictor"])
+  else:
+    inputs, net = (one.z[:, :2], a[:, :2], one.s[:, :2]), frames.interleaved(**args["predictor"])
+  want = net.apply(state.params["predictor"], *inputs)[:, -1, :, :one.z.shape[-1]]
+  np.testing.assert_allclose(two.z[:, 2], want, atol=1e-4)
+
+
+def test_rotary_places_are_relative_and_only_temporal_without_a_place():
+  q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 16)) for i in range(2))
+  score = lambda a, b: (positions.rotate(q, positions.rope_3d(np.array([a]), 16))
+                        * positions.rotate(k, positions.rope_3d(np.array([b]), 16))).sum()
+  np.testing.assert_allclose(score((1, 2, 3), (4, 4, 4)), score((0, 0, 0), (3, 2, 1)), rtol=1e-4)
+  for moved in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+    assert abs(score(moved, (0, 0, 0)) - score((0, 0, 0), (0, 0, 0))) > 1e-3
+
+
+def test_a_frozen_encoder_comes_from_another_run(tmp_path):
+  """LeWM's ViT, the same network on the same pixels, is frozen by DINO-WM; another is refused, with the reason."""
+  theirs = experiment.build(runs.config("lewm_two_rooms"))
+  saved = experiment.initial_state(theirs)
+  trained = jax.tree.map(lambda x: x + 1, saved.params["encoder"])
+  saved = saved._replace(params=saved.params | {"encoder": trained})
+  with checkpoint.open(tmp_path / "checkpoints") as checkpointer:
+    checkpoint.save(checkpointer, saved, data={}, config=theirs.config)
+  c = runs.config("dino_wm_two_rooms")
+  c.init.encoder = str(tmp_path)
+  exp = experiment.build(c)
+  with checkpoint.open(tmp_path / "none") as empty:
+    state, _, told = experiment.start(exp, empty)
+  assert "encoder of" in told and runs.equal(state.extra["encoder"], trained)
+  encoder = c.args.encoder.to_dict()
+  for name, value, reason in (("std", (0.5, 0.5), "std: "), ("encoder", encoder | dict(heads=1), "heads: 2"),
+                              ("encoder", encoder | dict(cls=False), "only in the checkpoint: cls/token"),
+                              ("encoder", encoder | dict(depth=2), r"\(1, 16\) in the checkpoint, \(2, 16\)")):
+    other = runs.config("dino_wm_two_rooms")
+    other.init.encoder = str(tmp_path)
+    del other.args[name]
+    other.args[name] = value
+    other = experiment.build(other)
+    with pytest.raises(checkpoint.Mismatch, match=reason):
+      experiment._with_encoder(other, other.abstract, str(tmp_path))
+
+
+def test_the_target_is_frozen_where_there_is_one(tmp_path):
+  """I-JEPA's EMA target, not its encoder."""
+  theirs = experiment.build(runs.config("ijepa"))
+  saved = experiment.initial_state(theirs)
+  saved = saved._replace(extra={"target": jax.tree.map(lambda x: x + 1, saved.extra["target"])})
+  with checkpoint.open(tmp_path / "checkpoints") as checkpointer:
+    checkpoint.save(checkpointer, saved, data={}, config=theirs.config)
+  like = lambda tree: tree._replace(params={}, extra={"encoder": tree.extra["target"]})
+  wants = theirs._replace(abstract=like(theirs.abstract), shardings=like(theirs.shardings))
+  state = experiment._with_encoder(wants, wants.abstract, str(tmp_path))
+  assert runs.equal(state.extra["encoder"], saved.extra["target"])
+
+
+# Pixels
+
+
+def test_drawn_states_and_their_nats():
+  logits = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (2, 3, 4)))
+  other = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (2, 3, 4)))
+  want = sum(np.exp(p) * (p - q) for p, q in zip(np.ravel(logits[0]), np.ravel(other[0])))
+  np.testing.assert_allclose(rssm.kl(logits, other)[0], want, rtol=1e-5)
+  z = jax.vmap(lambda k: rssm.draw(k, logits))(jax.random.split(jax.random.key(2), 4000))
+  np.testing.assert_allclose(z.mean(0), rssm.mean(logits), atol=0.04)
+  np.testing.assert_allclose(z.reshape(-1, 3, 4).sum(-1), 1, atol=1e-6)
+
+
+def test_the_convolutional_decoder_has_every_pixel():
+  net = pixels.convolutional(shape=(13, 10, 2), widths=(4, 4))
+  z = jax.random.normal(jax.random.key(0), (3, 5))
+  params = net.init(jax.random.key(1), z)
+  image = net.apply(params, z)
+  assert image.shape == (3, 13, 10, 2) and np.asarray(image.std(0) > 1e-4).all()
 
 
 # Planning

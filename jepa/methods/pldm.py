@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jepa import views
 from jepa.losses import dynamics as losses, redundancy
-from jepa.models import dynamics, heads, impala
+from jepa.models import backbone, dynamics, heads
 from jepa.types import Features, Method, WorldModel
 
 NAME, PAPER, FAMILY = "PLDM", "arXiv 2502.14819", "world model"
@@ -26,12 +26,12 @@ def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, varia
   """PLDM. Batches hold "image" uint8 [B T H W C] and "action" f32 [B T-1 A].
 
   Args:
-    encoder: of impala.impala. predictor: of dynamics.make. prediction, variance, covariance, smoothness,
+    encoder: of backbone.vector. predictor: of dynamics.make. prediction, variance, covariance, smoothness,
       temporal_variance, inverse: weights a ... f; 0 switches a term off.
     margin: least standard deviation. mean, std: of pixels in [0, 1], by channel.
   """
   del steps
-  enc, pred = impala.impala(**encoder), dynamics.make(**predictor)
+  enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
   model = world_model(encoder=encoder, predictor=predictor, mean=mean, std=std)
 
   def init(key, batch):
@@ -74,7 +74,7 @@ def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, varia
 def world_model(*, encoder: Mapping, predictor: Mapping, mean: float | Sequence[float] = 0.0,
                 std: float | Sequence[float] = 1.0) -> WorldModel:
   """What planning sees; arguments as of `make`."""
-  enc, pred = impala.impala(**encoder), dynamics.make(**predictor)
+  enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
   return WorldModel(
       encode=lambda params, extra, image: enc.apply(
           params["encoder"], views.standardise(views.to_float(image), mean, std)),

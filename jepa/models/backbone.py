@@ -1,10 +1,13 @@
 """Encoders of whole images by name, under one signature: what methods without masks are built on."""
 from collections.abc import Mapping
 
-from jepa.models import convnet, resnet, vit
-from jepa.types import Features, StatefulNet
+import jax
+
+from jepa.models import convnet, impala, layers as lib, resnet, vit
+from jepa.types import Features, Net, StatefulNet
 
 NAMES = ("convnet", "resnet", "vit")
+KINDS = ("impala", "vit")
 
 
 def make(*, name: str = "vit", **args) -> StatefulNet:
@@ -16,6 +19,33 @@ def make(*, name: str = "vit", **args) -> StatefulNet:
   if name == "vit":
     return _without_stats(vit.encoder(**args), args.get("cls", False))
   raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(NAMES)}")
+
+
+def vector(*, kind: str = "impala", outputs: int = 512, **args) -> Net:
+  """apply(params, image [B H W C]) -> f32 [B outputs], each image by itself: encoders of world models whose state
+  is one vector. Args: of impala.impala, or of vit.encoder, whose pooled token a linear map and a LayerNorm follow.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if kind not in KINDS:
+    raise ValueError(f"encoder kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+  if kind == "impala":
+    return impala.impala(outputs=outputs, **args)
+  net, out, norm = vit.encoder(**args), lib.net(lib.Dense(outputs)), lib.net(lib.LayerNorm())
+  pooled = lambda params, image: of_vit(net.apply(params["vit"], image), args.get("cls", False)).pooled
+
+  def init(key, image):
+    k_vit, k_out, k_norm = jax.random.split(key, 3)
+    params = {"vit": net.init(k_vit, image)}
+    z = pooled(params, image)
+    params["out"] = out.init(k_out, z)
+    return params | {"norm": norm.init(k_norm, out.apply(params["out"], z))}
+
+  def apply(params, image):
+    return norm.apply(params["norm"], out.apply(params["out"], pooled(params, image)))
+
+  return Net(init, apply)
 
 
 def of_vit(tokens, cls: bool) -> Features:

@@ -44,15 +44,22 @@ class MLP(nn.Module):
 KINDS = {"gru": GRU, "mlp": MLP}
 
 
-def make(*, kind: str = "gru", width: int = 512) -> Net:
+def make(*, kind: str = "gru", width: int = 512, **args) -> Net:
   """apply(params, z [B D], a [B A]) -> the next state [B D].
+
+  Args:
+    kind: "gru", "mlp", or "transformer": that of `transformer` without a past; its width is D. args: of it.
 
   Raises:
     ValueError: an unknown kind.
   """
+  if kind == "transformer":
+    net = transformer(width=width, history=1, **args)
+    return Net(lambda key, z, a: net.init(key, z[:, None], a[:, None]),
+               lambda params, z, a: net.apply(params, z[:, None], a[:, None])[:, 0])
   if kind not in KINDS:
-    raise ValueError(f"predictor {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-  return lib.net(KINDS[kind](width))
+    raise ValueError(f"predictor {kind!r} is unknown; choose one of {', '.join((*KINDS, 'transformer'))}")
+  return lib.net(KINDS[kind](width, **args))
 
 
 class AdaBlock(nn.Module):

@@ -40,6 +40,23 @@ def rope_2d(index_BN: jax.Array, grid: tuple[int, int], head_width: int,
   return jnp.cos(phase), jnp.sin(phase)
 
 
+def rope_3d(place_N3: np.ndarray, head_width: int, theta: float = 10000.0) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines [1 N 1 head_width / 2] of rotary embeddings by (frame, row, column): a third of the pairs
+  turns with each, and what is left over does not turn (V-JEPA 2, arXiv 2506.09985). A token without a place in
+  the grid has row and column 0, which turn nothing.
+
+  Raises:
+    ValueError: head_width is odd or under 6.
+  """
+  if head_width % 2 or head_width < 6:
+    raise ValueError(f"3-D rotary positions need an even head width of 6 at least, not {head_width}")
+  pairs = head_width // 6
+  frequency = theta ** -(np.arange(pairs) / pairs)
+  phase = (np.asarray(place_N3)[..., None] * frequency).reshape(len(place_N3), 3 * pairs)
+  phase = np.pad(phase, ((0, 0), (0, head_width // 2 - 3 * pairs)))[None, :, None].astype(np.float32)
+  return jnp.cos(phase), jnp.sin(phase)
+
+
 def rotate(x_BNHK: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
   """Turns the channel pairs (k, k + K/2) of queries or keys."""
   cos, sin = (r.astype(x_BNHK.dtype) for r in rope)
