@@ -151,12 +151,16 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
     found.append(jax.device_get(compiled(keys[i:i + chunk], jax.random.fold_in(k_policy, i))))
   seconds = time.perf_counter() - clock
   episode = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
-  done = np.asarray(episode.done)
-  low, high = wilson(int(done.sum()), count)
-  steps = np.asarray(episode.live).sum(1)
-  return {"success": float(done.mean()), "successes": int(done.sum()), "episodes": count, "low": low, "high": high,
-          "steps_to_success": float(steps[done].mean()) if done.any() else None,
-          "seconds_per_episode": seconds / count}, episode
+  return scores(episode, seconds), episode
+
+
+def scores(episode: control.Episode, seconds: float) -> dict[str, Any]:
+  """The numbers of episodes that took `seconds`: success rate with its interval, steps to success."""
+  done, steps = np.asarray(episode.done), np.asarray(episode.live).sum(1)
+  low, high = wilson(int(done.sum()), len(done))
+  return {"success": float(done.mean()), "successes": int(done.sum()), "episodes": len(done), "low": low,
+          "high": high, "steps_to_success": float(steps[done].mean()) if done.any() else None,
+          "seconds_per_episode": seconds / len(done)}
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
