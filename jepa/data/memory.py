@@ -139,7 +139,7 @@ def materialise(reader: Reader, length: int, shape: tuple[int, int, int],
     if (example := reader(i)) is not None:
       image[i], label[i], good[i] = example["image"], example["label"], True
 
-  _in_threads(fill, range(length), title)
+  in_threads(fill, range(length), title)
   report(reader, length, title)
   if not good.any():
     raise ValueError(f"{title}: none of the {length} examples is readable")
@@ -153,7 +153,7 @@ def probe(reader: Reader, length: int, count: int, title: str) -> list[int]:
     ValueError: too many are.
   """
   index = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
-  _in_threads(reader, index, f"{title} (check)")
+  in_threads(reader, index, f"{title} (check)")
   reader.check(len(index))
   report(reader, len(index), title)
   return sorted(reader.bad)
@@ -165,12 +165,14 @@ def report(reader: Reader, of: int, title: str) -> None:
     logging.warning("%s: skipped %d of %d examples, unreadable", title, len(reader.bad), of)
 
 
-def _in_threads(work: Callable[[int], object], index, title: str) -> None:
+def in_threads(work: Callable[[int], object], index, title: str, unit: str = "img",
+               piece: int = 64) -> None:
+  """`work` of every index, `piece` of them a task, with a progress bar; raises what it raises."""
   from tqdm import tqdm
-  pieces = [index[k:k + 64] for k in range(0, len(index), 64)]
+  pieces = [index[k:k + piece] for k in range(0, len(index), piece)]
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
   try:
-    with tqdm(total=len(index), desc=title, unit="img", leave=False, delay=1.0,
+    with tqdm(total=len(index), desc=title, unit=unit, leave=False, delay=1.0,
               disable=not sys.stderr.isatty()) as bar:
       for piece, _ in zip(pieces, pool.map(lambda piece: [work(i) and None for i in piece], pieces)):
         bar.update(len(piece))
