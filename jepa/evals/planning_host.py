@@ -84,15 +84,15 @@ def floors(world: HostWorld) -> dict[str, Agent]:
   """By row. Recorded actions are the ceiling where there is no simulator to plan with: those that led from the start
   to the goal, the last of them held. Only PushT has an agent whose place is known."""
   blind = lambda seen: jnp.zeros(())
-  sees = lambda act: Agent(control.Policy(1, lambda key: (), lambda key, seen, problem, memory: (
-      act(key, seen, problem)[None], jnp.array(jnp.inf), memory)), lambda seen: seen, lambda problem: problem)
+  sees = lambda act: Agent(control.Policy(1, lambda key: (), lambda key, state, problem, memory: (
+      act(key, state, problem)[None], jnp.array(jnp.inf), memory)), lambda seen: seen.state, lambda problem: problem)
   replay = lambda key, _, actions, t: (actions[jnp.minimum(t, len(actions) - 1)][None], jnp.array(jnp.inf), t + 1)
   found = {RANDOM: evals.random(world),
            REPLAY: Agent(control.Policy(1, lambda key: jnp.int32(0), replay), blind, lambda problem: problem.actions)}
   if world.name == pusht_gym.NAME:
-    near = lambda key, seen, _: seen.state[:2] + jax.random.uniform(key, (2,), minval=-REACH, maxval=REACH)
-    found |= {NEAR: sees(near), STAY: sees(lambda key, seen, problem: problem.start[:2]),
-              STRAIGHT: sees(lambda key, seen, problem: problem.goal.state[:2])}
+    near = lambda key, state, _: state[:2] + jax.random.uniform(key, (2,), minval=-REACH, maxval=REACH)
+    found |= {NEAR: sees(near), STAY: sees(lambda key, state, problem: problem.start[:2]),
+              STRAIGHT: sees(lambda key, state, problem: problem.goal.state[:2])}
   return found
 
 
@@ -131,6 +131,8 @@ def run(world: HostWorld, agent: Agent, protocol: Protocol, problems: Problem, *
                      "multiple of it is needed")
   each = actions.shape[1] * actions.shape[2] // width               # steps of the environment a look
 
+  looks = _looks(agent, jax.tree.map(lambda x: x[0], problems.goal))
+
   batch, found, kept = Batch(world.driver, chunk), [], []
   bar = tqdm(range(0, len(order), chunk), desc=title or "episodes", unit=f"x{chunk}", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
@@ -138,7 +140,7 @@ def run(world: HostWorld, agent: Agent, protocol: Protocol, problems: Problem, *
   try:
     for i in bar:
       episode, frames = _chunk(world, batch, part(i), keys[i:i + chunk], compiled, aim, init, budget=budget, each=each,
-                               films=min(chunk, max(0, min(films, count) - i)))
+                               looks=looks, films=min(chunk, max(0, min(films, count) - i)))
       found.append(episode)
       kept += frames
   finally:
@@ -148,8 +150,17 @@ def run(world: HostWorld, agent: Agent, protocol: Protocol, problems: Problem, *
   return evals.scores(episode, seconds), episode, kept
 
 
-def _chunk(world, batch, problems, keys, act, aim, init, *, budget, each, films):
+def _looks(agent: Agent, seen: Seen) -> bool:
+  """Whether the agent makes use of the picture; drawing it may take longer than a step."""
+  program = jax.make_jaxpr(agent.observe)(seen).jaxpr
+  image = program.invars[0]
+  return any(image is v for v in program.outvars) or any(image is v for e in program.eqns for v in e.invars)
+
+
+def _chunk(world, batch, problems, keys, act, aim, init, *, budget, each, films, looks):
   """The episodes of one chunk and the pictures of the first `films` of them."""
+  unseen = np.zeros((len(keys), *world.image), np.uint8)
+  see = batch.look if looks else lambda: Seen(unseen, batch.states())
   goals, memory = aim(problems), init(keys)
   batch.reset(problems.seed, problems.start)
   never = np.zeros(len(keys), bool)
@@ -157,7 +168,7 @@ def _chunk(world, batch, problems, keys, act, aim, init, *, budget, each, films)
   states, actions, lives, energies = [batch.states()], [], [], []
   frames = [[batch.picture(i)] for i in range(films)]
   for look in range(-(-budget // each)):
-    plan, energy, memory = act(keys, np.int32(look), batch.look(), goals, memory)
+    plan, energy, memory = act(keys, np.int32(look), see(), goals, memory)
     energies.append(np.asarray(energy))
     plan = np.asarray(plan).reshape(len(keys), each, -1)
     for a in plan.swapaxes(0, 1)[:budget - look * each]:
