@@ -13,7 +13,7 @@ import numpy as np
 
 from jepa import experiment, logs, sharding
 from jepa.data import sources
-from jepa.evals import collapse, features as feature_lib, finetune, segment, suite
+from jepa.evals import collapse, features as feature_lib, finetune, open_loop, segment, suite
 from jepa.evals.suite import PIXELS, TRAINED, UNTRAINED
 from jepa.experiment import Experiment
 from jepa.types import TrainState
@@ -34,7 +34,14 @@ def features_of(exp: Experiment, state: TrainState, train: sources.Source, test:
     found = found._replace(tokens=functools.partial(_tokens, of, grid, train, test))
   if "finetune" in names:
     found = found._replace(tune=functools.partial(_tune, exp, params, extra, train, test))
+  if "open_loop" in names and experiment.has_world_model(exp) and trajectories(train):
+    found = found._replace(imagine=functools.partial(_imagine, exp, params, extra, train, test))
   return found
+
+
+def trajectories(source: sources.Source) -> bool:
+  """Whether its examples are frames in a row."""
+  return len(source.shape) == 4
 
 
 def _batch(exp: Experiment, wanted: int | None = None) -> int:
@@ -69,14 +76,29 @@ def _tune(exp: Experiment, params, extra, train: sources.Source, test: sources.S
                         shardings=(sharding.replicated(exp.mesh), sharding.of_batch(exp.mesh)))
 
 
+def _imagine(exp: Experiment, params, extra, train: sources.Source, test: sources.Source, *, length: int,
+             **settings) -> open_loop.Curves:
+  """Open loop on windows of the run's sources, or of another length."""
+  if length:
+    data = exp.config["data"]
+    train, test = (sources.load(data["source"], data[s], **(data["args"] | {"length": length}))
+                   for s in ("train", "test"))
+  jit = functools.partial(jax.jit, out_shardings=sharding.replicated(exp.mesh))
+  return open_loop.measure(experiment.world_model(exp), params, extra, train, test, jit=jit, **settings)
+
+
 def floors(exp: Experiment, train: sources.Source, test: sources.Source,
            names: Sequence[str] = ()) -> dict[str, feature_lib.FeatureSet]:
-  """Raw pixels, and the same encoder untrained (the state at step 0 of this seed)."""
+  """Raw pixels (of images, not of trajectories), and the same encoder untrained (the state at step 0 of this
+  seed)."""
+  untrained = {UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test, names)}
+  if trajectories(train):
+    return untrained
   pixels = feature_lib.FeatureSet(*feature_lib.pixels(train), *feature_lib.pixels(test))
   if "segment" in names and (grid := _grid(exp, train, test)):
     of = lambda part: segment.pixels(part.arrays["image"], grid)
     pixels = pixels._replace(tokens=functools.partial(_tokens, of, grid, train, test))
-  return {PIXELS: pixels, UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test, names)}
+  return {PIXELS: pixels} | untrained
 
 
 def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step: int) -> dict:
@@ -138,6 +160,8 @@ def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str
   if jax.process_index() == 0:
     suite.save(rows, workdir / "results.json")
     print(suite.table(rows), flush=True)
+    if picture := open_loop.draw(rows, workdir / "figures" / "open_loop.png", row=TRAINED):
+      print(f"picture: {picture}", flush=True)
     if exp.config["eval"]["report"]:
       from jepa import pictures
       print(f"report: {pictures.report(exp, state, workdir, rows, by_row)}", flush=True)

@@ -1,7 +1,8 @@
 """From a config to the parts of a run. The only place where config strings become code;
 training and evaluation share it."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
+import inspect
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ from ml_collections import ConfigDict
 import optax
 
 from jepa import checkpoint, config as configs, methods, optim, sharding, state as states
-from jepa.data import sources
-from jepa.types import Batch, Method, PyTree, TrainState
+from jepa.data import memory, sources
+from jepa.types import Batch, Extra, Method, PyTree, TrainState, WorldModel
 
 
 class Experiment(NamedTuple):
@@ -68,7 +69,10 @@ def build(c: ConfigDict) -> Experiment:
   batch = {"label": spec((), jnp.int32), "index": spec((), jnp.int32)}
   if train.generate is None:
     batch["image"] = spec(train.shape, jnp.uint8)
-  else:
+    batch |= {k: spec(train.arrays[k].shape[1:], train.arrays[k].dtype) for k in memory.steps(train)}
+  if train.normaliser is not None:
+    method = _standardised(method, train.normaliser)
+  if train.generate is not None:
     method = _on_the_fly(method, train.generate)
   if train.text:
     batch["text"] = spec((train.text,), jnp.int32)
@@ -98,6 +102,61 @@ def _on_the_fly(method: Method, generate: Callable) -> Method:
       embed=lambda params, extra, batch: method.embed(params, extra, whole(batch)))
 
 
+def _standardised(method: Method, normaliser: Mapping) -> Method:
+  """The method over standardised actions and positions. What they are standardised with is saved and restored with the
+  model, as extra["normaliser"]; the method knows nothing of it."""
+  apart = lambda extra: ({k: v for k, v in extra.items() if k != "normaliser"}, {"normaliser": extra["normaliser"]})
+  seen = lambda extra, batch: dict(batch) | {
+      k: standardise(extra, k, v) for k, v in batch.items() if k in extra["normaliser"]}
+
+  def init(key, batch):
+    own = {"normaliser": jax.tree.map(jnp.asarray, dict(normaliser))}
+    params, extra = method.init(key, seen(own, batch))
+    return params, extra | own
+
+  def loss(params, extra, batch, key):
+    rest, own = apart(extra)
+    value, (rest, metrics) = method.loss(params, rest, seen(own, batch), key)
+    return value, (rest | own, metrics)
+
+  def post(params, extra, step):
+    rest, own = apart(extra)
+    return method.post(params, rest, step) | own
+
+  def embed(params, extra, batch):
+    rest, own = apart(extra)
+    return method.embed(params, rest, seen(own, batch))
+  return Method(init, loss, post, embed)
+
+
+def standardise(extra: Extra, name: str, x: jax.Array) -> jax.Array:
+  """An "action" or a "position" [... C] in standard deviations from the mean of the training data, as the model was
+  trained on; as it is where the model was trained without."""
+  moments = jax.lax.stop_gradient(extra.get("normaliser", {}).get(name))
+  return x if moments is None else (x - moments["mean"]) / moments["std"]
+
+
+def has_world_model(exp: Experiment) -> bool:
+  return hasattr(configs.module(exp.config["method"], methods.__name__), "world_model")
+
+
+def world_model(exp: Experiment) -> WorldModel:
+  """The world model of a run's method, made with those of its arguments that it takes. `predict` takes actions as the
+  world does and standardises them as training did.
+
+  Raises:
+    ValueError: the method has none.
+  """
+  module = configs.module(exp.config["method"], methods.__name__)
+  if not has_world_model(exp):
+    raise ValueError(f"{exp.config['method']} predicts no next state from an action: it has no world_model in its "
+                     "file; train one that has, such as configs/two_rooms.py")
+  wanted = inspect.signature(module.world_model).parameters
+  model = module.world_model(**{k: v for k, v in exp.config["args"].items() if k in wanted})
+  return model._replace(predict=lambda params, extra, z, action: model.predict(
+      params, extra, z, standardise(extra, "action", action)))
+
+
 def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:
   batch, pieces = raw["batch"], mesh.shape["data"] * mesh.shape["fsdp"] * raw["accumulate"]
   if batch % pieces or batch % jax.process_count():
@@ -105,7 +164,8 @@ def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:
         f"config.batch = {batch} does not split into data*fsdp*accumulate = {pieces} equal parts over "
         f"{jax.process_count()} processes; choose a multiple of {pieces}")
   if batch > train.length:
-    raise ValueError(f"config.batch = {batch} is larger than the training set ({train.length} images)")
+    raise ValueError(f"config.batch = {batch} is larger than the training set ({train.length} "
+                     f"{'images' if len(train.shape) == 3 else 'windows'})")
 
 
 def initial_state(exp: Experiment) -> TrainState:

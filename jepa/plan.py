@@ -10,7 +10,6 @@ from jepa import heap
 heap.keep()      # before JAX starts its backend
 
 import ast
-import inspect
 import json
 from pathlib import Path
 import sys
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa import config as configs, experiment, logs, methods, worlds
+from jepa import experiment, logs, worlds
 from jepa.evals import planning as evals, planning_host as host, planning_report as pictures
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a trained world model.")
@@ -57,18 +56,7 @@ def settings(texts: list[str], flag: str) -> dict:
   return found
 
 
-def load_model(exp: experiment.Experiment):
-  """The world model of a run's method, made with those of its arguments that it takes.
-
-  Raises:
-    ValueError: the method has none.
-  """
-  module = configs.module(exp.config["method"], methods.__name__)
-  if not hasattr(module, "world_model"):
-    raise ValueError(f"{exp.config['method']} predicts no next state from an action: it has no world_model in its "
-                     "file; train one that has, such as configs/two_rooms.py")
-  wanted = inspect.signature(module.world_model).parameters
-  return module.world_model(**{k: v for k, v in exp.config["args"].items() if k in wanted})
+load_model = experiment.world_model
 
 
 def main(argv: list[str]) -> None:

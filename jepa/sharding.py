@@ -31,6 +31,7 @@ RULES = (
     (r"down/kernel$", ("hidden", "embed")),
     (r"conv\d*/kernel$", (None, None, None, "embed")),
     (r"kernel$", (None, "embed")),
+    (r"normaliser/\w+/(mean|std)$", (None,)),           # few numbers, of actions and positions
     (r"(scale|bias|mean|var|token)$", ("embed",)),
     (r"(positions|queue)$", (None, "embed")),
     (r"centre$", ("embed",)),

@@ -36,13 +36,28 @@ class Source(NamedTuple):
   text: int = 0                               # L of its captions; 0 where there are none
   # index int32 [] -> the rest of an example, in JAX: made on the device inside the step, not on the host
   generate: Callable[[Any], dict[str, Any]] | None = None
+  # of trajectories: {"action", "position"} -> `moments`; standardises them inside the model
+  normaliser: Mapping[str, Mapping[str, np.ndarray]] | None = None
 
 
 def keys(source: Source) -> tuple[str, ...]:
   """What a batch of `source` holds on the host. Masks are for evaluators only, so they are never in one."""
   if source.generate is not None:
     return "label", "index"
-  return ("image", "label", "index") + (("text",) if source.text else ())
+  return ("image", "label", "index") + (("text",) if source.text else ()) + steps(source)
+
+
+def steps(source: Source) -> tuple[str, ...]:
+  """Those of "action" and "position" that a recording holds beside its images."""
+  return tuple(k for k in ("action", "position") if k in (source.arrays or {}))
+
+
+def moments(x: np.ndarray, repeat: int = 1) -> dict[str, np.ndarray]:
+  """Mean and standard deviation of each column of [S C], f32 [repeat*C]; 1 in place of the deviation of a column that
+  is constant, so that dividing by it is safe."""
+  mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+  std = np.where(std > 1e-6 * np.maximum(1e-6, np.abs(mean)), std, 1.0)
+  return {"mean": np.tile(mean, repeat).astype(np.float32), "std": np.tile(std, repeat).astype(np.float32)}
 
 
 class Reader:

@@ -19,7 +19,8 @@ from jepa.data.memory import THREADS, Example, Source
 from jepa.data.order import Order
 from jepa.data.prefetch import Prefetch
 
-# "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]; of sources with captions "text" int32 [B L]
+# "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]; of sources with captions "text" int32 [B L]; of
+# recordings "image" uint8 [B T H W C], "action" f32 [B T-1 A] and "position" f32 [B T P]
 Batch = dict[str, np.ndarray]
 
 _ENDLESS = 2**40                    # batches; Grain wants a length
@@ -71,7 +72,7 @@ class InMemory:
   def __next__(self) -> Batch:
     rows = orders.rows(self._order, self.step)
     self.step += 1
-    return {k: np.take(v, rows, axis=0) for k, v in self._arrays.items()}
+    return {k: v.take(rows, axis=0) for k, v in self._arrays.items()}
 
   def get_state(self) -> dict[str, int]:
     return orders.state(self._order, self.step)
@@ -167,7 +168,7 @@ def _readable(get: Callable[[int], Example | None], i: int, length: int) -> tupl
 def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
   """Every readable example once and in order: (batch of exactly `batch` rows, how many of them are valid).
 
-  Padding is image 0, label -1, index -1, text 0, at the end of the last batch. Unreadable examples are left
+  Padding is label -1, index -1, the rest 0, at the end of the last batch. Unreadable examples are left
   out and their number is logged. Every process sees all of it.
 
   Raises:
@@ -215,8 +216,8 @@ def _padded(rows: Mapping[str, np.ndarray], batch: int) -> tuple[Batch, int]:
   valid = len(rows["label"])
   if valid == batch:
     return dict(rows), valid
-  fill = {"image": 0, "label": -1, "index": -1, "text": 0}
-  padding = {k: np.full((batch - valid, *v.shape[1:]), fill[k], v.dtype) for k, v in rows.items()}
+  fill = {"label": -1, "index": -1}         # the rest: 0
+  padding = {k: np.full((batch - valid, *v.shape[1:]), fill.get(k, 0), v.dtype) for k, v in rows.items()}
   return {k: np.concatenate([v, padding[k]]) for k, v in rows.items()}, valid
 
 

@@ -9,6 +9,7 @@ source is asked for.
   captions   image files with captions, listed in a TSV file (jepa/data/captions.py)
   arrays     .npz or .npy files; "npz" and "npy" are the same
   world      trajectories of a world, generated inside the step (jepa/data/worlds.py)
+  trajectories   windows of recorded episodes (jepa/data/trajectories.py)
   synthetic  noisy patterns, one per class, for tests
 
 Splits are "train", "test", "all", slices and sums of them: see jepa/data/splits.py.
@@ -25,10 +26,11 @@ from jepa.data.folder import folder
 from jepa.data.memory import Example, Source
 from jepa.data.scenes import scenes
 from jepa.data.tfds import tfds
+from jepa.data.trajectories import trajectories
 from jepa.data.worlds import world
 
 __all__ = ["Example", "Source", "load", "mnist5k", "scenes", "digits", "arrays", "synthetic", "folder",
-           "captions", "tfds", "world"]
+           "captions", "tfds", "world", "trajectories"]
 
 
 def load(name: str, split: str, /, **args) -> Source:
@@ -136,7 +138,7 @@ def arrays(split: str, *, path: str, labels: str = "", test_share: float = split
 
 SOURCES = {"mnist5k": mnist5k, "scenes": scenes, "digits": digits, "tfds": tfds, "folder": folder,
            "captions": captions, "arrays": arrays, "npz": arrays, "npy": arrays, "synthetic": synthetic,
-           "world": world}
+           "world": world, "trajectories": trajectories}
 
 
 def _parted(title: str, split: str, image: np.ndarray, label: np.ndarray,

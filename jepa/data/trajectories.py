@@ -11,6 +11,8 @@ What can be read (`format`, by default told from the files):
   npz        one .npz of "action" f32 [S A], "episode_ends" int [E], optional "state" f32 [S P], and "image" uint8
              [S H W C], or "encoded" uint8 [bytes] with "offsets" int [S+1]: image i is encoded[offsets[i]:offsets[i+1]]
   donkey     a folder with one such .npz, whose images are called "webp"
+  hdf5       the same names in one .h5 or .hdf5 file; or a group an episode with "actions" and "obs" (robomimic)
+  lerobot    a folder with meta/info.json and data/**/*.parquet; images in the tables, or videos one an episode
   pusht      a folder with pusht_demos.npz and frames/EEE.webp, a grid of 8 columns for each episode
   synthetic  a dot that its actions push about; no file (path="synthetic"), for tests
 
@@ -18,15 +20,21 @@ Shape letters: S steps of all episodes, E episodes, T frames, k recorded steps a
 """
 from collections.abc import Callable, Sequence
 import difflib
+import functools
+import importlib
+import json
 from pathlib import Path
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 import zipfile
 import zlib
 
+from absl import logging
 import numpy as np
 
 from jepa.data import memory, order, splits
 from jepa.data.images import decode
+from jepa.data.memory import Source
 
 LIMIT = 4.0                         # GiB of decoded frames
 _HELD_OUT = 3                       # entropy of the split by episode
@@ -44,6 +52,108 @@ class Recording(NamedTuple):
   action: np.ndarray                # f32 [S A], taken at its frame; that of an episode's last frame leads nowhere
   state: np.ndarray                 # f32 [S P]; P is 0 where nothing is recorded
   ends: np.ndarray                  # int64 [E]: episode e is steps ends[e-1] ... ends[e] - 1
+
+
+def trajectories(which: str, *, path: str, format: str = "", length: int = 16, frameskip: int = 1, stride: int = 1,
+                 size: int = 0, camera: str = "", state: Sequence[int] | None = None,
+                 test_share: float = splits.TEST_SHARE, seed: int = 0, normalise: bool = True,
+                 limit: float = LIMIT) -> Source:
+  """Windows of a recording, none of which crosses the end of an episode: "image" uint8 [T H W C], "action" f32
+  [T-1 k*A], "position" f32 [T P] (absent where no state is recorded), all raw; "index" is the first step's.
+
+  Frames are in memory once, for both splits; a batch gathers its own.
+
+  Args:
+    which: the split, of episodes: "train", "test", "all", slices and sums of them.
+    path, format, size, camera, limit: of `load`. length: T. frameskip: k. stride: steps between starts of windows.
+    state: columns of the state that are the position; None: x, y of the agent for "pusht", all for the others.
+    test_share, seed: which episodes are held out. normalise: means and standard deviations of this split's episodes,
+      by column, go into the model (see jepa/experiment.py).
+
+  Raises:
+    ValueError: windows longer than every episode, columns that do not exist; and what `load` raises.
+  """
+  for name, value, least in (("length", length, 2), ("frameskip", frameskip, 1), ("stride", stride, 1)):
+    if value < least:
+      raise ValueError(f"{name} = {value}: at least {least} (config.data.args.{name})")
+  root, found = _located(path, format)
+  stamp = root.stat().st_mtime_ns if root.exists() else 0
+  recording = _kept(path, found, size, camera, limit, stamp)
+  spans = episodes(recording.ends)
+  chosen = splits.select(which, split(len(spans), test_share, seed))
+  columns = _position(recording.state.shape[1], found, state)
+
+  reach = frameskip * (length - 1)          # recorded steps from a window's first frame to its last
+  start = np.concatenate([np.arange(first, last - reach, stride) for first, last in spans[chosen]])
+  if not len(start):
+    longest = int(np.max(spans[chosen, 1] - spans[chosen, 0]))
+    raise ValueError(f"{str(path)!r}, {which}: no episode has the {reach + 1} steps of a window of {length} frames, "
+                     f"{frameskip} apart; the longest of {len(chosen)} has {longest}. Set a smaller "
+                     "config.data.args.length or frameskip")
+  short = int(np.sum(spans[chosen, 1] - spans[chosen, 0] <= reach))
+  if short:
+    logging.info("%s, %s: %d of %d episodes are shorter than a window", path, which, short, len(chosen))
+
+  frames, actions = frameskip * np.arange(length), np.arange(reach).reshape(length - 1, frameskip)
+  arrays = {"image": Windows(recording.image, start, frames), "action": Windows(recording.action, start, actions)}
+  if len(columns):
+    arrays["position"] = Windows(recording.state[:, columns], start, frames)
+  arrays |= {"label": np.full(len(start), -1, np.int32), "index": start.astype(np.int32)}
+  shape = arrays["image"].shape[1:]
+  steps = np.concatenate([np.arange(*span) for span in spans[chosen]])
+  normaliser = {"action": memory.moments(recording.action[steps], repeat=frameskip)}
+  if len(columns):
+    normaliser["position"] = memory.moments(recording.state[steps][:, columns])
+  return Source(
+      length=len(start), classes=0, shape=shape, get=functools.partial(memory.row, arrays), arrays=arrays,
+      describe=f"{found} {root.name}, {which}, {len(start)} windows of {length} frames {'x'.join(map(str, shape[1:]))}, "
+               f"{frameskip} steps apart, stride {stride}, of {len(chosen)} episodes ({test_share:g} of them held out, "
+               f"seed {seed})",
+      normaliser=normaliser if normalise else None)
+
+
+class Windows:
+  """Windows of [S ...] as an array [N T ...] that exists only where it is indexed.
+
+  Steps [T] or, side by side in the last axis, [T k] after each start.
+  """
+
+  def __init__(self, data: np.ndarray, start: np.ndarray, steps: np.ndarray):
+    self._data, self._start, self._steps, self.dtype = data, start, steps, data.dtype
+    wide = data.shape[1:] if steps.ndim == 1 else (steps.shape[1] * data.shape[1],)
+    self.shape = (len(start), len(steps), *wide)
+
+  def __len__(self) -> int:
+    return len(self._start)
+
+  def __getitem__(self, i) -> np.ndarray:
+    start = self._start[i]
+    found = np.take(self._data, start[..., *[None] * self._steps.ndim] + self._steps, axis=0)
+    return found.reshape(*start.shape, *self.shape[1:])
+
+  def take(self, i: np.ndarray, axis: int = 0) -> np.ndarray:
+    """As of an array; only axis 0 can be taken from."""
+    if axis:
+      raise ValueError(f"axis {axis}: windows are taken along axis 0")
+    return self[i]
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(path, format, size, camera, limit, stamp) -> Recording:
+  """`load`, once for both splits; `stamp` tells a file that has changed."""
+  del stamp
+  recording = load(path, format=format, size=size, camera=camera, limit=limit)
+  for x in recording:
+    x.flags.writeable = False
+  return recording
+
+
+def _position(width: int, format: str, wanted: Sequence[int] | None) -> np.ndarray:
+  if wanted is None:
+    return np.array(_POSITION.get(format, range(width)), int)
+  if bad := [c for c in wanted if not (isinstance(c, int) and 0 <= c < width)]:
+    raise ValueError(f"config.data.args.state: there is no column {bad[0]!r}; the recorded state has {width}")
+  return np.array(wanted, int)
 
 
 class _Files(NamedTuple):
@@ -176,6 +286,120 @@ def _donkey(root: Path, camera: str) -> _Files:
   return _npz(_only(root, "*.npz") if root.is_dir() else root, camera)
 
 
+def _hdf5(root: Path, camera: str) -> _Files:
+  h5py = _imported("h5py", "h5py", "an HDF5 file")
+  try:
+    with h5py.File(root, "r") as file:
+      return (_flat if "episode_ends" in file else _groups)(h5py, file, root, camera)
+  except OSError as error:
+    raise ValueError(f"{str(root)!r} cannot be read as HDF5 ({error}): it is cut short or altered; copy it "
+                     "again") from error
+
+
+def _flat(h5py, file, root: Path, camera: str) -> _Files:
+  data = {k: file[k][()] for k in ("action", "state", "episode_ends") if k in file} | {"": np.array(list(file))}
+  action, ends = (_needed(data, k, root) for k in ("action", "episode_ends"))
+  shape = _needed({k: v.shape for k, v in file.items() if hasattr(v, "shape")} | {"": data[""]}, "image", root)
+  if shape[0] != len(action):
+    raise ValueError(f"{str(root)!r}: {shape[0]} images and {len(action)} actions; every step has one of each")
+  spans = episodes(_ends(ends, len(action), root))
+
+  def frames(e: int) -> np.ndarray:
+    with h5py.File(root, "r") as file:
+      return file["image"][slice(*spans[e])]
+  return _Files(frames, action, data.get("state"), ends)
+
+
+def _groups(h5py, file, root: Path, camera: str) -> _Files:
+  """A group an episode; the state is obs/state, or what robomimic calls the end effector and the gripper."""
+  top = file["data"] if "data" in file else file
+  number = lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
+  names = sorted((k for k, v in top.items() if isinstance(v, h5py.Group) and "actions" in v and "obs" in v), key=number)
+  if not names:
+    raise ValueError(f"{str(root)!r} holds {', '.join(top) or 'nothing'}: neither episode_ends (with image, action) nor "
+                     "a group an episode with actions and obs, as in data/demo_0")
+  obs = top[names[0]]["obs"]
+  camera = _camera([k for k, v in obs.items() if v.ndim == 4 and v.dtype == np.uint8], camera, root)
+  body = ["state"] if "state" in obs else [k for k in _BODY if k in obs]
+  action, state = [], []
+  for name in names:
+    demo = top[name]
+    if missing := [k for k in (camera, *body) if k not in demo["obs"]]:
+      raise ValueError(f"{str(root)!r}: {name}/obs has no {missing[0]!r}, which {names[0]} has")
+    lengths = {"actions": len(demo["actions"])} | {k: len(demo["obs"][k]) for k in (camera, *body)}
+    if len(set(lengths.values())) > 1:
+      raise ValueError(f"{str(root)!r}: lengths in {name} differ: {lengths}; every step has one of each")
+    action.append(demo["actions"][()])
+    state.append([demo["obs"][k][()] for k in body])
+
+  def frames(e: int) -> np.ndarray:
+    with h5py.File(root, "r") as file:
+      return (file["data"] if "data" in file else file)[names[e]]["obs"][camera][()]
+  state = np.concatenate([np.concatenate(x, -1) for x in state]) if body else None
+  return _Files(frames, np.concatenate(action), state, np.cumsum([len(a) for a in action]))
+
+
+def _lerobot(root: Path, camera: str) -> _Files:
+  """Versions 2 and, with images in its tables, 3."""
+  parquet = _imported("pyarrow.parquet", "pyarrow", "a LeRobot folder")
+  meta = root / "meta" / "info.json"
+  try:
+    info = json.loads(meta.read_text())
+    features = {k: v["dtype"] for k, v in info["features"].items()}
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{str(meta)!r} is no description of a LeRobot set ({type(error).__name__}: {error}); copy it "
+                     "again") from error
+  camera = _camera([k for k, kind in features.items() if kind in ("image", "video")], camera, root)
+  video = features[camera] == "video"
+  names = ["action", "episode_index", "frame_index", *(["observation.state"] if "observation.state" in features else []),
+           *([] if video else [camera])]
+  files = sorted((root / "data").rglob("*.parquet"))
+  if not files:
+    raise FileNotFoundError(f"no .parquet in {str(root / 'data')!r}; copy the whole set")
+  columns = {k: [] for k in names}
+  for file in files:
+    try:
+      table = parquet.read_table(file, columns=names)
+      found = {k: table.column(k).to_pylist() for k in names}
+    except (OSError, ValueError, KeyError) as error:
+      raise ValueError(f"{str(file)!r} cannot be read ({type(error).__name__}: {error}); it is cut short, or lacks one of "
+                       f"{', '.join(names)}: copy it again") from error
+    for k in names:
+      columns[k] += found[k]
+  episode, frame = (np.array(columns[k], np.int64) for k in ("episode_index", "frame_index"))
+  ends = np.append(np.flatnonzero(np.diff(episode)) + 1, len(episode))
+  spans = episodes(ends)
+  number = episode[spans[:, 0]]
+  whole = len(np.unique(number)) == len(number) and all(
+      np.array_equal(frame[a:b], np.arange(b - a)) for a, b in spans)
+  told = info.get("total_episodes", len(ends)), info.get("total_frames", len(frame))
+  if not whole or told != (len(ends), len(frame)):
+    raise ValueError(f"{str(root)!r}: the tables hold {len(ends)} episodes and {len(frame)} frames"
+                     f"{'' if whole else ', not each from its frame 0 on and once'}; meta/info.json says {told[0]} and "
+                     f"{told[1]}. Files are missing or mixed: copy the set again")
+  if video:
+    frames = _videos(root, info, camera, number, spans)
+  else:
+    frames = lambda e: np.stack([_decoded(x.get("bytes") or (root / x["path"]).read_bytes())
+                                 for x in columns[camera][slice(*spans[e])]])
+  return _Files(frames, _rows(columns["action"], "action", root), _rows(columns.get("observation.state"), "state", root),
+                ends)
+
+
+def _videos(root: Path, info: dict, camera: str, number: np.ndarray, spans: np.ndarray) -> Callable[[int], np.ndarray]:
+  av = _imported("av", "av", f"the videos of {str(root)!r}")
+  path, chunk = info.get("video_path") or "", info.get("chunks_size", 1000)
+  if "{episode_index" not in path:
+    raise ValueError(f"{str(root)!r}: only videos of one episode each can be read (LeRobot 2), and video_path is "
+                     f"{path!r}; convert the set to images or to version 2.1")
+
+  def frames(e: int) -> np.ndarray:
+    file = root / path.format(episode_chunk=number[e] // chunk, video_key=camera, episode_index=number[e])
+    with av.open(str(file)) as container:
+      return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+  return frames
+
+
 def _pusht(root: Path, camera: str) -> _Files:
   root = root if root.is_dir() else root.parent
   file = root / "pusht_demos.npz"
@@ -214,7 +438,8 @@ def _synthetic(root: Path, camera: str) -> _Files:
   return _Files(lambda e: image[slice(*spans[e])], action, state, ends)
 
 
-READERS = {"npz": _npz, "donkey": _donkey, "pusht": _pusht, "synthetic": _synthetic}
+READERS = {"npz": _npz, "donkey": _donkey, "hdf5": _hdf5, "lerobot": _lerobot, "pusht": _pusht,
+           "synthetic": _synthetic}
 
 
 # Parts of readers
@@ -246,6 +471,30 @@ def _only(root: Path, pattern: str) -> Path:
     raise FileNotFoundError(f"{str(root)!r} holds {len(found)} files {pattern}; name the one that is meant as "
                             "config.data.args.path")
   return found[0]
+
+
+def _imported(module: str, package: str, what: str) -> Any:
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise ImportError(f"{what} needs {module}: pip install {package}") from error
+
+
+def _camera(found: list[str], wanted: str, root: Path) -> str:
+  if wanted in found or (not wanted and len(found) == 1):
+    return wanted or found[0]
+  said = f"no camera {wanted!r}" if wanted else f"{len(found)} cameras"
+  raise ValueError(f"{str(root)!r} has {said}; set config.data.args.camera to one of: {', '.join(found) or 'none found'}")
+
+
+def _rows(values: list | None, key: str, root: Path) -> np.ndarray | None:
+  """[S columns] of a list of numbers or of lists."""
+  if values is None:
+    return None
+  try:
+    return np.array(values, np.float32).reshape(len(values), -1)
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{str(root)!r}: rows of {key} differ in length or hold no numbers ({error})") from error
 
 
 def _decoded(data: bytes) -> np.ndarray:

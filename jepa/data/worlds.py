@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from jepa.data import splits
-from jepa.data.memory import Source, row
+from jepa.data.memory import Source, moments, row
 
 
 def world(split: str, *, name: str = "two_rooms", args: dict = {}, length: int = 17, n: int = 100_000,
-          test: int = 1_000, seed: int = 0) -> Source:
+          test: int = 1_000, seed: int = 0, normalise: int = 0) -> Source:
   """Trajectories of `length` frames: "image" uint8 [T H W C], "action" f32 [T-1 A], "position" f32 [T P].
 
   Args:
     name, args: of worlds.make. n, test: trajectories to train and to test on.
+    normalise: from so many of the training trajectories, means and standard deviations of actions and positions go
+      into the model (see jepa/experiment.py); 0: it sees them as they are.
 
   Raises:
     ValueError: fewer than two frames, and what worlds.make raises.
@@ -31,9 +33,10 @@ def world(split: str, *, name: str = "two_rooms", args: dict = {}, length: int =
   made = worlds.make(name, **args)
   index = splits.select(split, {"train": np.arange(n), "test": np.arange(n, n + test)}).astype(np.int32)
   arrays = {"label": np.full(len(index), -1, np.int32), "index": index}
+  generate = functools.partial(trajectory, made, length, seed)
   return Source(
       length=len(index), classes=0, shape=(length, *made.image), get=functools.partial(row, arrays),
-      arrays=arrays, generate=functools.partial(trajectory, made, length, seed),
+      arrays=arrays, generate=generate, normaliser=_normaliser(generate, min(n, normalise)) if normalise else None,
       describe=f"{made.name} version {made.version} {args or ''}, {split}, {len(index)} trajectories of "
                f"{length} frames (seed {seed})")
 
@@ -48,3 +51,11 @@ def trajectory(made, length: int, seed: int, index) -> dict[str, Any]:
   states = worlds.rollout(made, state, actions)
   return {"image": jax.vmap(made.render)(states), "action": actions,
           "position": jax.vmap(made.position)(states)}
+
+
+def _normaliser(generate, count: int) -> dict[str, dict[str, np.ndarray]]:
+  """Of the first `count` trajectories; their frames are not drawn."""
+  import jax
+  few = lambda index: {k: v for k, v in generate(index).items() if k != "image"}
+  found = jax.device_get(jax.jit(jax.vmap(few))(np.arange(count)))
+  return {k: moments(v.reshape(-1, v.shape[-1])) for k, v in found.items()}

@@ -48,6 +48,8 @@ class FeatureSet(NamedTuple):
   tokens: Callable[..., TokenSet] | None = None
   # (seed=, ...) -> (test accuracy, outcome), see finetune.train; None where there is no encoder.
   tune: Callable[..., tuple[float, dict[str, Any]]] | None = None
+  # (windows=, length=, chunk=, seed=) -> open_loop.Curves; None where no world model or no trajectories are.
+  imagine: Callable[..., Any] | None = None
 
 
 def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int,

@@ -60,22 +60,29 @@ def planned(world: HostWorld, model: WorldModel, params: Params, extra: Extra, *
             last: int = 0, **search) -> Agent:
   """A planner with a world model, whose action is `skip` of the environment's.
 
-  It searches in units of half of the limits about their middle, -1 .. 1, since planners begin at zero with one
-  deviation for all of an action; the model is told what its data hold.
+  It searches in standard deviations from the mean of the actions that the model was trained on, as published (in
+  halves of the limits from their middle, where the model has not stored them): planners begin at zero with one
+  deviation for every number of an action.
 
   Args:
-    search: name, every and settings of planning.planned.
+    model: takes actions as the environment does. search: name, every and settings of planning.planned.
+
+  Raises:
+    ValueError: the model's actions are not so many of the environment's.
   """
   low, high = (np.tile(x, skip) for x in world.actions[:2])
-  middle, half = (high + low) / 2, (high - low) / 2
-  told = model._replace(predict=lambda p, e, z, a: model.predict(p, e, z, middle + half * a))
+  seen = extra.get("normaliser", {}).get("action", {"mean": (high + low) / 2, "std": (high - low) / 2})
+  middle, unit = np.asarray(seen["mean"]), np.asarray(seen["std"])
+  if middle.shape != low.shape:
+    raise ValueError(f"the model was trained on actions of {len(middle)} numbers; {skip} of {world.name} have {len(low)}")
+  told = model._replace(predict=lambda p, e, z, a: model.predict(p, e, z, middle + unit * a))
   energy, look, _ = evals.of_model(told, params, extra, world, horizon=horizon, last=last)
-  units = world._replace(actions=Actions(-np.ones_like(half), np.ones_like(half)))
-  agent = evals.planned(units, energy, look, lambda problem: look(problem.goal), horizon=horizon, **search)
+  scaled = world._replace(actions=Actions((low - middle) / unit, (high - middle) / unit))
+  agent = evals.planned(scaled, energy, look, lambda problem: look(problem.goal), horizon=horizon, **search)
 
   def act(key, context, goal, plan):
     actions, value, plan = agent.policy.act(key, context, goal, plan)
-    return middle + half * actions, value, plan
+    return middle + unit * actions, value, plan
 
   return agent._replace(policy=agent.policy._replace(act=act))
 

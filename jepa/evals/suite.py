@@ -17,24 +17,29 @@ from absl import logging
 import jax
 import numpy as np
 
-from jepa.evals import collapse, features as F, finetune, knn, linear, segment
+from jepa.evals import collapse, features as F, finetune, knn, linear, open_loop, segment
 
 PIXELS, UNTRAINED, TRAINED = "raw pixels", "untrained encoder", "trained encoder"
 ROWS = (PIXELS, UNTRAINED, TRAINED)
 
 EVALUATORS = {"linear": linear.probe, "lowshot": linear.lowshot, "knn": knn.evaluate,
-              "segment": segment.evaluate, "finetune": finetune.evaluate, "collapse": collapse.evaluate}
+              "segment": segment.evaluate, "finetune": finetune.evaluate, "collapse": collapse.evaluate,
+              "open_loop": open_loop.evaluate}
 LABELLED = {"linear", "lowshot", "knn", "finetune"}         # the others need no labels
 # What some need beside features: a field of the FeatureSet, and why a row may lack it.
 NEEDS = {"segment": ("tokens", "it needs a source with masks and tokens on a square grid"),
-         "finetune": ("tune", "there is no encoder to train")}
+         "finetune": ("tune", "there is no encoder to train"),
+         "open_loop": ("imagine", "it needs a method with a world_model and trajectories")}
 
 # Columns of the table: metric, two lines of title, how to write a value.
 COLUMNS = (("linear", "linear probe", "(all labels)", "percent"),
            ("lowshot", "linear probe", "(10 labels a class)", "percent"),
            ("knn", "kNN", "", "percent"), ("segment", "segmentation", "(patch mIoU)", "percent"),
            ("finetune", "fine-tune", "(all labels)", "percent"), ("rankme", "RankMe", "", "number"),
-           ("std", "mean feature", "std", "number"))
+           ("std", "mean feature", "std", "number"), ("open_loop", "open loop", "(1: unrelated)", "number"),
+           *((f"open_loop{kind}", "open loop", title, "number") for kind, title in open_loop.TITLES.items()),
+           ("position_error", "position", "(probe)", "number"),
+           *((f"position_error{kind}", "position", title, "number") for kind, title in open_loop.TITLES.items()))
 
 # Differences between two runs that leave their numbers comparable: seeds, when and where it ran, the outcome.
 FREE = {"seed", "eval_seed", "seeds", "step", "path", "paths", "workdir", "checkpoint", "outcome",
