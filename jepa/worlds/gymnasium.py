@@ -11,6 +11,7 @@ Shape letters: N episodes, A numbers in an action, P numbers in a state, T steps
 """
 from collections.abc import Callable, Mapping, Sequence
 import importlib
+import os
 from typing import Any, NamedTuple
 import warnings
 
@@ -125,8 +126,8 @@ def make(id: str, *, args: Mapping[str, Any] = {}, size: int | tuple[int, int] =
   or has an entry `PICTURES`, otherwise what render_mode="rgb_array" draws; its state, the observation's other
   numbers.
 
-  A problem: the start is a seed's, the goal where `ahead` actions of `smooth` lead from it. Episodes that the
-  environment ends are over, which is no success.
+  A problem: the start is a seed's, the goal where `ahead` actions of `smooth` lead from it; not drawn where the start
+  is within `tolerance` already. Episodes that the environment ends are over, which is no success by itself.
 
   Args:
     id: as of gymnasium.make ("module:Name-v0" imports the module first). args: its keyword arguments.
@@ -136,7 +137,8 @@ def make(id: str, *, args: Mapping[str, Any] = {}, size: int | tuple[int, int] =
 
   Raises:
     RuntimeError: Gymnasium is missing.
-    ValueError: no such environment, no bounded Box of actions, no picture, or nothing that says success.
+    ValueError: no such environment, no bounded Box of actions, no picture, a tolerance without a state or so
+      large that starts are goals; on asking for success, nothing that says it.
   """
   low, high, pictured = _spaces(id, args)
   shape, drawn = low.shape, {} if pictured else dict(render_mode="rgb_array")
@@ -145,48 +147,58 @@ def make(id: str, *, args: Mapping[str, Any] = {}, size: int | tuple[int, int] =
 
   def step(env, action):
     observation, _, terminated, truncated, info = env.step(np.clip(action.reshape(shape), low, high))
-    told = info.get("is_success", info.get("success"))
-    if told is None and not tolerance:
-      raise ValueError(f"{id} says neither is_success nor success in its info; give tolerance, the distance of its "
-                       "state from the goal's that counts as success")
-    return observation, bool(told), bool(terminated or truncated)
+    return observation, bool(_told(info)), bool(terminated or truncated)
 
   def image(env, observation):
     return resized(_picture(observation) if pictured else env.render(), size)
 
-  driver = Driver(lambda: _gymnasium().make(id, disable_env_checker=True, **drawn, **args),
+  driver = Driver(lambda: gym().make(id, disable_env_checker=True, **drawn, **args),
                   lambda env, seed, state: env.reset(seed=seed)[0], step, image,
                   lambda env, observation: _vector(observation), lambda rng: smooth(rng, *flat))
-
-  def problems(seed, count):
-    env, found = driver.open(), []
-    for i in range(count):
-      draws = generator(seed, i)
-      start = int(draws.integers(2**31))
-      observation, act, actions = driver.start(env, start, ()), driver.behave(draws), []
-      for _ in range(ahead):
-        actions.append(act(driver.state(env, observation)))
-        observation, _, over = driver.step(env, actions[-1])
-        if over:
-          break
-      actions += [np.zeros_like(flat[0])] * (ahead - len(actions))
-      goal = Seen(driver.image(env, observation), driver.state(env, observation))
-      found.append(Problem(np.int32(start), np.zeros(0, np.float32), goal, np.stack(actions)))
-    env.close()
-    return stack(found), {}
-
-  def success(states, goals, told):
-    return np.linalg.norm(states - goals, axis=-1) < tolerance if tolerance else told
 
   env = driver.open()
   first = driver.start(env, 0, ())
   shape_image, width = driver.image(env, first).shape, driver.state(env, first).size
+  says = _told(env.step((low + high) / 2)[4]) is not None
   env.close()
   if tolerance and not width:
-    raise ValueError(f"{id} observes pictures alone, so that no tolerance says how far a state is from the goal's")
+    raise ValueError(f"{id} observes its picture alone, so that no tolerance says how far it is from the goal")
+
+  def success(states, goals, told):
+    if not (tolerance or says):
+      raise ValueError(f"{id} says neither is_success nor success in its info; give tolerance, the distance of its "
+                       "state from the goal's that counts as success (--world_set=tolerance=...)")
+    return np.linalg.norm(states - goals, axis=-1) < tolerance if tolerance else told
+
+  def problem(env, seed, i):
+    draws = generator(seed, i)
+    start = int(draws.integers(2**31))
+    observation, act, actions, over = driver.start(env, start, ()), driver.behave(draws), [], False
+    first = driver.state(env, observation)
+    while not over and len(actions) < ahead:
+      actions.append(act(driver.state(env, observation)))
+      observation, _, over = driver.step(env, actions[-1])
+    actions += [np.zeros_like(flat[0])] * (ahead - len(actions))
+    goal = Seen(driver.image(env, observation), driver.state(env, observation))
+    return Problem(np.int32(start), np.zeros(0, np.float32), goal, np.stack(actions)), first
+
+  def problems(seed, count):
+    env, found, solved = driver.open(), [], 0
+    while len(found) < count:
+      asked, first = problem(env, seed, len(found) + solved)
+      if tolerance and success(first, asked.goal.state, False):
+        solved += 1
+        if solved > 100 * count:
+          raise ValueError(f"{id}: {ahead} actions lead nowhere that is not within {tolerance} of the start; lower "
+                           "tolerance or raise ahead")
+      else:
+        found.append(asked)
+    env.close()
+    return stack(found), {"candidates": count + solved, "left_out_since_solved": solved}
+
   return HostWorld(
       PREFIX + id, VERSION, Actions(*flat), shape_image, driver, problems, success, budget,
-      (f"a seed's start; the goal is where {ahead} smoothed random actions lead",
+      (f"a seed's start; the goal is where {ahead} smoothed random actions lead; solved ones left out",
        f"state within {tolerance} of the goal's, after any step" if tolerance else "as the environment tells"))
 
 
@@ -243,26 +255,34 @@ def library(name: str, install: str):
     raise RuntimeError(f"{name} cannot be imported ({error}); it is optional: pip install {install}") from error
 
 
-def _gymnasium():
+def gym():
+  """The library, without a screen."""
+  os.environ.setdefault("SDL_VIDEODRIVER", "dummy")               # pictures without a screen
+  os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
   return library("gymnasium", "gymnasium")
 
 
 def _spaces(id: str, args: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, bool]:
   """Limits of actions, f32 of their shape, and whether observations have a picture."""
-  gym = _gymnasium()
+  lib = gym()
   try:
-    env = gym.make(id, disable_env_checker=True, **args)
-  except (gym.error.Error, ModuleNotFoundError, TypeError) as error:
+    env = lib.make(id, disable_env_checker=True, **args)
+  except (lib.error.Error, ModuleNotFoundError, TypeError) as error:
     raise ValueError(f"Gymnasium cannot make {id!r} with {dict(args)}: {error}") from error
   box, modes = env.action_space, env.metadata.get("render_modes", ())
   pictured = _picture(env.observation_space) is not None
   env.close()
-  if not isinstance(box, gym.spaces.Box) or not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
+  if not isinstance(box, lib.spaces.Box) or not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
     raise ValueError(f"{id} has actions {box}; planning needs a Box with finite limits")
   if not pictured and "rgb_array" not in modes:
     raise ValueError(f"{id} observes {env.observation_space} and renders {list(modes)}; a picture is needed: an "
                      f"observation uint8 [H W C], one of its entries {', '.join(PICTURES)}, or \"rgb_array\"")
   return box.low.astype(np.float32), box.high.astype(np.float32), pictured
+
+
+def _told(info: Mapping[str, Any]):
+  """Whether an environment tells success; None where it does not say."""
+  return info.get("is_success", info.get("success"))
 
 
 def _picture(observation):

@@ -18,7 +18,6 @@ and not drawn, so the outline says nothing of it. The red cross that `render` dr
 Shape letters: N problems, A = 2, P = 5, T steps.
 """
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +72,7 @@ def success(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
 
 def open_env():
   """An environment without Gymnasium's wrappers, that is without its end after 300 steps or at the task's target."""
-  _library()
-  return gymnasium.library("gymnasium", "gym-pusht").make(
+  return _library().make(
       ID, obs_type="state", observation_width=SIDE, observation_height=SIDE, disable_env_checker=True).unwrapped
 
 
@@ -176,7 +174,8 @@ def problems(driver: Driver, seed: int, count: int, *, path: str, ahead: int, te
   return found, {"candidates": len(steps), "left_out_since_solved": int(already.sum()), "episodes_of_data": len(spans)}
 
 
-def _library() -> None:
-  os.environ.setdefault("SDL_VIDEODRIVER", "dummy")               # pictures without a screen
-  os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+def _library():
+  """Gymnasium, and PushT registered with it."""
+  found = gymnasium.gym()
   gymnasium.library("gym_pusht", "gym-pusht")
+  return found
