@@ -77,9 +77,10 @@ def _main() -> None:
   if host.hosted(_WORLD.value):
     exp = experiment.build(experiment.saved_config(_WORKDIR.value))
     host.plan(exp, load_model(exp), _WORLD.value, workdir=_WORKDIR.value, checkpoint=_CHECKPOINT.value,
-              args=settings(_WORLD_SET.value, "world_set"), planner=_PLANNER.value, settings=settings(_SET.value, "set"),
-              horizon=_HORIZON.value, every=_EVERY.value, last=_LAST.value, episodes=_EPISODES.value,
-              budget=_BUDGET.value, seed=_SEED.value, rows=_ROWS.value if flags.FLAGS["rows"].present else None)
+              args=settings(_WORLD_SET.value, "world_set"), planner=_PLANNER.value,
+              settings=settings(_SET.value, "set"), horizon=_HORIZON.value, every=_EVERY.value, last=_LAST.value,
+              episodes=_EPISODES.value, budget=_BUDGET.value, seed=_SEED.value,
+              rows=_ROWS.value if flags.FLAGS["rows"].present else None)
     return
   if unknown := [r for r in _ROWS.value if r not in evals.ROWS]:
     raise ValueError(f"--rows: {unknown[0]!r} is unknown; choose among {', '.join(evals.ROWS)}")

@@ -44,8 +44,8 @@ def make(name: str, /, **args) -> HostWorld:
   """The world "pusht_gym", or "gymnasium:<id>" of any environment.
 
   Raises:
-    ValueError: another name, an argument that it does not have, and what the world raises. RuntimeError: what is to be
-    installed.
+    ValueError: another name, an argument that it does not have, and what the world raises. RuntimeError: what is to
+    be installed.
   """
   if not hosted(name):
     raise ValueError(f"{name!r} does not step on the host: {pusht_gym.NAME} and {gymnasium.PREFIX}<id> do")
@@ -74,7 +74,8 @@ def planned(world: HostWorld, model: WorldModel, params: Params, extra: Extra, *
   seen = extra.get("normaliser", {}).get("action", {"mean": (high + low) / 2, "std": (high - low) / 2})
   middle, unit = np.asarray(seen["mean"]), np.asarray(seen["std"])
   if middle.shape != low.shape:
-    raise ValueError(f"the model was trained on actions of {len(middle)} numbers; {skip} of {world.name} have {len(low)}")
+    raise ValueError(f"the model was trained on actions of {len(middle)} numbers; {skip} of {world.name} have "
+                     f"{len(low)}")
   told = model._replace(predict=lambda p, e, z, a: model.predict(p, e, z, middle + unit * a))
   energy, look, _ = evals.of_model(told, params, extra, world, horizon=horizon, last=last)
   scaled = world._replace(actions=Actions((low - middle) / unit, (high - middle) / unit))
@@ -107,8 +108,8 @@ def floors(world: HostWorld) -> dict[str, Agent]:
 
 def run(world: HostWorld, agent: Agent, protocol: Protocol, problems: Problem, *, chunk: int = 25, title: str = "",
         films: int = FILMS) -> tuple[dict[str, Any], control.Episode, list[np.ndarray]]:
-  """(numbers, what happened, pictures uint8 [steps + 1 H W C] of the first `films` episodes), as planning.run has them;
-  an episode's states are f32 [T + 1 P], its actions those of the environment.
+  """(numbers, what happened, pictures uint8 [steps + 1 H W C] of the first `films` episodes), as planning.run has
+  them; an episode's states are f32 [T + 1 P], its actions those of the environment.
 
   Args:
     chunk: episodes at once, an environment each.
@@ -146,8 +147,8 @@ def run(world: HostWorld, agent: Agent, protocol: Protocol, problems: Problem, *
   clock = time.perf_counter()
   try:
     for i in bar:
-      episode, frames = _chunk(world, batch, part(i), keys[i:i + chunk], compiled, aim, init, budget=budget, each=each,
-                               looks=looks, films=min(chunk, max(0, min(films, count) - i)))
+      episode, frames = _chunk(world, batch, part(i), keys[i:i + chunk], compiled, aim, init, budget=budget,
+                               each=each, looks=looks, films=min(chunk, max(0, min(films, count) - i)))
       found.append(episode)
       kept += frames
   finally:
@@ -188,7 +189,7 @@ def _chunk(world, batch, problems, keys, act, aim, init, *, budget, each, films,
       for i in np.flatnonzero(live[:films]):
         frames[i].append(batch.picture(i))
   along = lambda x: np.stack(x, 1)
-  episode = control.Episode(along(states), along(actions), along(lives), along(energies), done, jax.device_get(memory))
+  episode = control.Episode(*map(along, (states, actions, lives, energies)), done, jax.device_get(memory))
   return episode, [np.stack(f) for f in frames]
 
 
@@ -244,6 +245,6 @@ def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: s
         outcome = "reached" if episode.done[i] else "missed"
         pictures.gif(folder / f"episode{i}_{outcome}.gif", frames, problems.goal.image[i],
                      every=max(1, len(frames) // 60))
-  print(f"{name} version {world.version} {args}: {episodes} episodes of at most {protocol.budget} steps, seed {seed}, "
-        f"{skip} steps an action; {json.dumps(search)}\nproblems: {json.dumps(facts)}\n\n{evals.table(found)}\n"
-        f"results: {folder}", flush=True)
+  print(f"{name} version {world.version} {args}: {episodes} episodes of at most {protocol.budget} steps, seed "
+        f"{seed}, {skip} steps an action; {json.dumps(search)}\nproblems: {json.dumps(facts)}\n\n"
+        f"{evals.table(found)}\nresults: {folder}", flush=True)

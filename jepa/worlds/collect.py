@@ -2,8 +2,8 @@ r"""Writes trajectories of a world to a file: python -m jepa.worlds.collect --wo
 --length=91 --path=runs/data/two_rooms.npz [--world_set=random=True] [--seed=0]
 
 Native worlds (jepa/worlds) act by their published behaviour: episode i is trajectory i of the source "world" with
-that seed. What steps on the host, pusht_gym and gymnasium:ID, acts by the behaviour of its driver: the native
-PushT's, and smoothed random actions. The file is what the source "trajectories" reads, a compressed .npz of
+that seed. pusht_gym acts by the native PushT's behaviour, gymnasium:ID by smoothed random actions. The file is what
+the source "trajectories" reads, a compressed .npz of
 
   image         uint8 [S H W C]     S = episodes * length
   action        f32 [S A]           taken at that frame; that of an episode's last frame is zero
@@ -144,9 +144,11 @@ def write(path: str | os.PathLike, pieces: Iterator[Piece], *, frames: int, meta
 def main(argv: Sequence[str] | None = None) -> int:
   """The entry point; see the module's docstring."""
   from jepa.plan import settings
-  parser = argparse.ArgumentParser(prog="python -m jepa.worlds.collect", description="Writes trajectories of a world.")
+  parser = argparse.ArgumentParser(prog="python -m jepa.worlds.collect",
+                                   description="Writes trajectories of a world to a file.")
   parser.add_argument("--world", default="two_rooms", help="one of jepa/worlds, pusht_gym or gymnasium:ID")
-  parser.add_argument("--world_set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the world")
+  parser.add_argument("--world_set", action="append", default=[], metavar="NAME=VALUE",
+                      help="an argument of the world; may be repeated")
   parser.add_argument("--episodes", type=int, default=1000)
   parser.add_argument("--length", type=int, default=91, help="frames an episode")
   parser.add_argument("--seed", type=int, default=0, help="of layouts, starts and actions")

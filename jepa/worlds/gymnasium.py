@@ -288,14 +288,13 @@ def _told(info: Mapping[str, Any]):
 def _picture(observation):
   """The picture of an observation, or the space of it; None where it has none."""
   of = getattr(observation, "spaces", observation)
-  if isinstance(of, Mapping):
-    return next((of[k] for k in PICTURES if k in of), None)
-  return of if getattr(of, "dtype", None) == np.uint8 and len(of.shape) in (2, 3) else None
+  entries = [of[k] for k in PICTURES if k in of] if isinstance(of, Mapping) else [of]
+  return next((x for x in entries if getattr(x, "dtype", None) == np.uint8 and len(x.shape) in (2, 3)), None)
 
 
 def _vector(observation) -> np.ndarray:
   """f32 [P]: the numbers of an observation but its picture."""
   if isinstance(observation, Mapping):
-    rest = [np.ravel(v) for k, v in observation.items() if k not in PICTURES]
+    rest = [np.ravel(v) for k, v in observation.items() if _picture({k: v}) is None]
     return np.concatenate([np.zeros(0), *rest]).astype(np.float32)
   return np.zeros(0, np.float32) if _picture(observation) is not None else np.ravel(observation).astype(np.float32)

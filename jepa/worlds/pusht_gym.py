@@ -5,9 +5,12 @@ A problem: a step of a held-out episode, the disc at rest, and the state `ahead`
 is already within the goal's tolerance are not drawn. Success: disc and T together, as one vector of four numbers,
 within 20 pixels of the goal, and the angle within pi / 9, after any step.
 
-Actions are where the disc is to go, x and y in 0 .. 512, ten a second: a damped spring follows them. A state is x, y of
-the disc, x, y and angle of the T. It is set with the angle first: T's position is not its centre of mass, about which
-setting an angle turns it, so that gym-pusht's own reset_to_state puts the T elsewhere.
+Actions are where the disc is to go, x and y in 0 .. 512, ten a second: a damped spring follows them. A state is x, y
+of the disc, x, y and angle of the T. It is set with the angle first: the T's position is not its centre of mass,
+about which setting an angle turns it, so that gym-pusht's own reset_to_state puts the T elsewhere.
+
+Measured with version 0.1.8: recorded actions replayed from 208 recorded states, at rest, are after 25 steps 0.0 px
+off the recorded T in the median, 0.3 px and 0.002 rad in nine of ten, 1.1 px and 0.007 rad in 99 of 100.
 
 Pictures are gym-pusht's own observation, 96 x 96, resized like recordings where another size is asked for. They show
 the green outline of the task's target at its one place, because recorded frames do; the goal of a problem is another
@@ -30,6 +33,7 @@ from jepa.worlds.world import Actions
 NAME, ID = "pusht_gym", "gym_pusht/PushT-v0"
 VERSION = 1                         # of everything below
 FRAME, SIDE = 512.0, 96             # of the table; of pictures before they are resized
+WALLS, RADIUS = (7.0, 504.0), 15.0  # inner faces; of the disc
 NEAR, TURN = 20.0, math.pi / 9      # pixels and radians that count as success
 BAR = np.float32([0, 45])           # the T's centre of mass, in its own frame
 
@@ -58,7 +62,7 @@ def make(*, path: str = "", size: int = SIDE, ahead: int = 25, budget: int = 50,
                                    split_seed=split_seed, part=part),
       lambda states, goals, told: success(states, goals), budget,
       (f"a state of episodes of part {part!r}, the state {ahead} steps later; starts that succeed already left out",
-       f"disc and T, four numbers, within {NEAR:g} px, angle within pi/9, after any step; the policy does not see it"))
+       f"disc and T, four numbers, within {NEAR:g} px, angle within pi/9, after any step; no policy sees it"))
 
 
 def success(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
@@ -77,11 +81,21 @@ def open_env():
 
 
 def start(env, seed: int, state: np.ndarray) -> np.ndarray:
-  """The state f32 [5] after a reset; `state` where it is given ([0]: what the seed draws), at rest."""
+  """The state f32 [5] after a reset: `state`, or for [0] what the seed draws, disc in 50 .. 450 and T in 100 .. 400
+  as gym-pusht has it, but set exactly, the T within the walls and apart from the disc."""
   env.reset(seed=seed)
-  if len(state):
-    put(env, state)
+  rng = gymnasium.generator(seed)
+  draw = lambda: np.float32([*rng.uniform(50, 450, 2), *rng.uniform(100, 400, 2), rng.uniform(0, 2 * math.pi)])
+  put(env, state if len(state) else draw())
+  while not len(state) and not _clear(env):
+    put(env, draw())
   return observe(env)
+
+
+def _clear(env) -> bool:
+  corners = np.array([env.block.local_to_world(v) for s in env.block.shapes for v in s.get_vertices()])
+  gap = min(s.point_query(tuple(env.agent.position)).distance for s in env.block.shapes)
+  return bool(corners.min() > WALLS[0] and corners.max() < WALLS[1] and gap > RADIUS)
 
 
 def put(env, state: np.ndarray) -> None:
@@ -112,8 +126,8 @@ def picture(env) -> np.ndarray:
 
 
 def behave(rng: np.random.Generator) -> gymnasium.Policy:
-  """Training actions, those of the native PushT: every 8 steps a new place to go, three times in four within 40 pixels
-  of the T's centre, otherwise anywhere, and a pace of 5 to 25 pixels a step; 2 pixels of noise."""
+  """Training actions, those of the native PushT: every 8 steps a new place to go, three times in four within 40
+  pixels of the T's centre, otherwise anywhere, and a pace of 5 to 25 pixels a step; 2 pixels of noise."""
   count, place, pace = 0, np.zeros(2), 0.0
 
   def act(state):
@@ -149,8 +163,8 @@ def problems(driver: Driver, seed: int, count: int, *, path: str, ahead: int, te
                      "pusht_demos.npz (--world_set=path=...)")
   data = trajectories.load(Path(path).expanduser(), images=False)
   if data.state.shape[1] != 5 or data.action.shape[1] != 2:
-    raise ValueError(f"{path}: states {data.state.shape}, actions {data.action.shape}; PushT has 5 and 2 columns: x, y "
-                     "of the disc, x, y and angle of the T; x, y of the target")
+    raise ValueError(f"{path}: states {data.state.shape}, actions {data.action.shape}; PushT has 5 and 2 columns: x, "
+                     "y of the disc, x, y and angle of the T; x, y of the target")
   chosen = trajectories.split(len(data.ends), test_share, split_seed)
   if part not in chosen:
     raise ValueError(f"{NAME}: part = {part!r}; choose among {', '.join(chosen)}")
@@ -171,7 +185,8 @@ def problems(driver: Driver, seed: int, count: int, *, path: str, ahead: int, te
   image, state = map(np.stack, zip(*goals))
   found = Problem(np.zeros(count, np.int32), data.state[drawn], Seen(image, state),
                   np.stack([data.action[i:i + ahead] for i in drawn]))
-  return found, {"candidates": len(steps), "left_out_since_solved": int(already.sum()), "episodes_of_data": len(spans)}
+  return found, {"candidates": len(steps), "left_out_since_solved": int(already.sum()),
+                 "episodes_of_data": len(spans)}
 
 
 def _library():
