@@ -128,6 +128,13 @@ def test_smoothed_actions_are_uniform_and_keep_to_the_last():
   assert 0.7 < np.corrcoef(a[:-1, 0], a[1:, 0])[0, 1] < 0.85 and abs(np.corrcoef(a.T)[0, 1]) < 0.15
 
 
+def test_pictures_are_resized_to_height_and_width():
+  image = np.uint8([[0, 0, 255], [0, 0, 255]])
+  found = gymnasium.resized(image, (8, 3))
+  assert found.shape == (8, 3, 1) and (found == np.uint8([0, 0, 255])[:, None]).all()
+  assert gymnasium.resized(np.stack([image] * 3, -1), (4, 6)).shape == (4, 6, 3)
+
+
 def test_what_cannot_be_driven_is_refused(dot):
   with pytest.raises(ValueError, match="cannot make 'nope-v0'"):
     host.make("gymnasium:nope-v0")
@@ -267,7 +274,7 @@ def test_pusht_starts_are_drawn_by_seed_and_clear(pusht):
   drawn = np.stack([pusht.driver.start(env, seed, ()) for seed in range(40)])
   np.testing.assert_array_equal(pusht.driver.start(env, 7, ()), drawn[7])
   assert drawn[:, 2:4].min() > 7 and drawn[:, 2:4].max() < 504 and np.ptp(drawn, 0).min() > 3
-  for state in drawn[:10]:                                            # nothing pushes anything
+  for state in drawn:                                                 # nothing pushes anything
     pusht.driver.start(env, 0, state)
     np.testing.assert_allclose(pusht.driver.step(env, state[:2])[0], state, atol=0.2)
 
@@ -309,10 +316,15 @@ def test_pusht_protocol(demonstrations, pusht):
   problems, facts = world.problems(0, 6)
   held_out = trajectories.episodes(demonstrations.ends)[trajectories.split(len(demonstrations.ends))["test"]]
   steps = np.concatenate([np.arange(*span) for span in held_out])
-  assert all((demonstrations.state[steps] == s).all(1).any() for s in problems.start)
+  for start, goal, actions in zip(problems.start, problems.goal.state, problems.actions):
+    at, = steps[(demonstrations.state[steps] == start).all(1)]
+    np.testing.assert_array_equal(actions, demonstrations.action[at:at + 25])
+    np.testing.assert_allclose(goal, demonstrations.state[at + 25] % np.float32([999] * 4 + [2 * np.pi]), rtol=1e-5)
   assert facts["left_out_since_solved"] < 0.01 * facts["candidates"] and facts["candidates"] > 4000
   assert problems.goal.image.shape == (6, 32, 32, 3)
-  assert not world.success(problems.start, problems.goal.state, None).any()
+  short, much = pusht_gym.make(path=str(PUSHT), size=8, ahead=3).problems(0, 30)
+  assert much["left_out_since_solved"] > 0.3 * much["candidates"]
+  assert not pusht_gym.success(short.start, short.goal.state).any()
   floors, ask = host.floors(world), protocol(world, 6, 26)
   stay, _, _ = host.run(world, floors[host.STAY], ask, problems, films=0)
   replay, episode, films = host.run(world, floors[host.REPLAY], ask, problems, films=1)
