@@ -2,9 +2,9 @@ r"""PLDM (arXiv 2502.14819) on the camera of a small real car on a track (Donkey
 
 python -m jepa.main --config=configs/pldm_donkey.py --workdir=runs/pldm_donkey
 
-Argument: tiny (a synthetic recording, seconds). A step of the model is a tenth of a second: 2 recorded steps of steering
-and throttle. A fifth of the 127 unbroken runs is held out; the evaluation imagines them open loop. No position is
-recorded. Weights of the losses as published for Wall. Two CPU cores: not run to the end here.
+Argument: tiny (a synthetic recording, seconds). A step of the model is a tenth of a second: 2 recorded steps of
+steering and throttle. A fifth of the 127 unbroken runs is held out; the evaluation imagines them open loop. There are
+no positions. Weights of the losses as published for Wall. Two CPU cores: 2 steps a second; not run to the end here.
 """
 from jepa import config
 
@@ -13,7 +13,7 @@ def get_config(arg=None):
   if arg not in (None, "", "tiny"):
     raise ValueError(f"argument {arg!r}: write tiny, or nothing")
   c = config.base()
-  c.total, c.batch, c.method = "3000 steps", 64, "pldm"
+  c.total, c.batch, c.method = "1500 steps", 64, "pldm"
   c.data = dict(source="trajectories", args=dict(path="../shared/data/donkey_track", size=64, length=9, frameskip=2),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(

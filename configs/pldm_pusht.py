@@ -1,10 +1,10 @@
-r"""PLDM (arXiv 2502.14819) on 206 human demonstrations of PushT (Diffusion Policy, arXiv 2303.04137), frames at 64x64.
+r"""PLDM (arXiv 2502.14819) on 206 human demonstrations of PushT (Diffusion Policy, arXiv 2303.04137), 64x64 pixels.
 
 python -m jepa.main --config=configs/pldm_pusht.py --workdir=runs/pldm_pusht
 
-Argument: tiny (a synthetic recording, seconds). A step of the model is half a second: 5 recorded steps, their targets of
-the agent side by side. A fifth of the demonstrations is held out; the evaluation imagines them open loop. Weights of the
-losses as published for Wall. Other data: --config.data.args.path. Two CPU cores: not run to the end here.
+Argument: tiny (a synthetic recording, seconds). A step of the model is half a second: 5 recorded steps, whose actions
+(where the agent shall go) stand side by side. A fifth of the demonstrations is held out; the evaluation imagines them
+open loop. Weights of the losses as published for Wall. Two CPU cores: 2 steps a second; not run to the end here.
 """
 from jepa import config
 
@@ -13,8 +13,9 @@ def get_config(arg=None):
   if arg not in (None, "", "tiny"):
     raise ValueError(f"argument {arg!r}: write tiny, or nothing")
   c = config.base()
-  c.total, c.batch, c.method = "3000 steps", 64, "pldm"
-  c.data = dict(source="trajectories", args=dict(path="../shared/data/pusht", size=64, length=8, frameskip=5, stride=2),
+  c.total, c.batch, c.method = "1500 steps", 64, "pldm"
+  c.data = dict(source="trajectories",
+                args=dict(path="../shared/data/pusht", size=64, length=8, frameskip=5, stride=2),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
       encoder=dict(widths=(16, 32, 32), outputs=256, blocks=0, strided=True), predictor=dict(kind="gru", width=256),

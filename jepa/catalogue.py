@@ -46,10 +46,10 @@ def table(package: str = PACKAGE, folder: Path = ROOT) -> str:
     family = now
     missing = "-" if now == "world model" else "not run"        # what it is for is planning
     own = configs.get(name, []) + configs.get(module.__name__, [])
-    own = [c for c in own if c.stem == name] or own[:1]         # one is enough; the others say what they are
+    own = [c for c in own if c.stem == name] or own             # the one of its name is enough
     body.append([getattr(module, "NAME", name), _paper(module), _link(path, folder),
                  str(len(path.read_text().splitlines())), getattr(module, "PREVENTS", "-"),
-                 _link(own[0], folder) if own else "-",
+                 ", ".join(_link(c, folder) for c in own) or "-",
                  *(study_report.text(r, m) if (r := results.get((name, m))) else missing
                    for m in ("knn", "linear"))])
   line = lambda texts: "| " + " | ".join(t.replace("|", "\\|") for t in texts) + " |"

@@ -103,8 +103,8 @@ def _on_the_fly(method: Method, generate: Callable) -> Method:
 
 
 def _standardised(method: Method, normaliser: Mapping) -> Method:
-  """The method over standardised actions and positions. What they are standardised with is saved and restored with the
-  model, as extra["normaliser"]; the method knows nothing of it."""
+  """The method over standardised actions and positions. What they are standardised with is saved and restored with
+  the model, as extra["normaliser"]; the method knows nothing of it."""
   apart = lambda extra: ({k: v for k, v in extra.items() if k != "normaliser"}, {"normaliser": extra["normaliser"]})
   seen = lambda extra, batch: dict(batch) | {
       k: standardise(extra, k, v) for k, v in batch.items() if k in extra["normaliser"]}

@@ -9,7 +9,7 @@ recorded steps apart, that starts at step s of its episode:
 What can be read (`format`, by default told from the files):
 
   npz        one .npz of "action" f32 [S A], "episode_ends" int [E], optional "state" f32 [S P], and "image" uint8
-             [S H W C], or "encoded" uint8 [bytes] with "offsets" int [S+1]: image i is encoded[offsets[i]:offsets[i+1]]
+             [S H W C], or "encoded" uint8 [bytes] with "offsets" int [S+1]: image i is those from offsets[i] on
   donkey     a folder with one such .npz, whose images are called "webp"
   hdf5       the same names in one .h5 or .hdf5 file; or a group an episode with "actions" and "obs" (robomimic)
   lerobot    a folder with meta/info.json and data/**/*.parquet; images in the tables, or videos one an episode
@@ -106,9 +106,9 @@ def trajectories(which: str, *, path: str, format: str = "", length: int = 16, f
     normaliser["position"] = memory.moments(recording.state[steps][:, columns])
   return Source(
       length=len(start), classes=0, shape=shape, get=functools.partial(memory.row, arrays), arrays=arrays,
-      describe=f"{found} {root.name}, {which}, {len(start)} windows of {length} frames {'x'.join(map(str, shape[1:]))}, "
-               f"{frameskip} steps apart, stride {stride}, of {len(chosen)} episodes ({test_share:g} of them held out, "
-               f"seed {seed})",
+      describe=f"{found} {root.name}, {which}, {len(start)} windows of {length} frames "
+               f"{'x'.join(map(str, shape[1:]))}, {frameskip} steps apart, stride {stride}, of {len(chosen)} "
+               f"episodes (held out: {test_share:g}, seed {seed})",
       normaliser=normaliser if normalise else None)
 
 
@@ -199,7 +199,7 @@ def episodes(ends: np.ndarray) -> np.ndarray:
 
 
 def split(count: int, test_share: float = splits.TEST_SHARE, seed: int = 0) -> dict[str, np.ndarray]:
-  """{"train", "test"}: ascending numbers of the episodes; a share of them, at least one, is held out, drawn by `seed`.
+  """{"train", "test"}: ascending numbers of the episodes; a share, at least one, is held out, drawn by `seed`.
 
   Raises:
     ValueError: a share outside (0, 1), or fewer than two episodes.
@@ -238,8 +238,8 @@ def detect(path: str | Path) -> str:
   elif (found := {".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5"}.get(root.suffix.lower())):
     return found
   raise ValueError(f"{str(root)!r} is no recording that is known: expected .npz, .h5 or .hdf5, a folder with "
-                   "meta/info.json (LeRobot), with pusht_demos.npz, or with one .npz; or set config.data.args.format to "
-                   f"one of {', '.join(READERS)}")
+                   "meta/info.json (LeRobot), with pusht_demos.npz, or with one .npz; or set config.data.args.format "
+                   f"to one of {', '.join(READERS)}")
 
 
 def _located(path: str | Path, format: str) -> tuple[Path, str]:
@@ -314,10 +314,11 @@ def _groups(h5py, file, root: Path, camera: str) -> _Files:
   """A group an episode; the state is obs/state, or what robomimic calls the end effector and the gripper."""
   top = file["data"] if "data" in file else file
   number = lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
-  names = sorted((k for k, v in top.items() if isinstance(v, h5py.Group) and "actions" in v and "obs" in v), key=number)
+  episode = lambda group: isinstance(group, h5py.Group) and "actions" in group and "obs" in group
+  names = sorted((k for k, v in top.items() if episode(v)), key=number)
   if not names:
-    raise ValueError(f"{str(root)!r} holds {', '.join(top) or 'nothing'}: neither episode_ends (with image, action) nor "
-                     "a group an episode with actions and obs, as in data/demo_0")
+    raise ValueError(f"{str(root)!r} holds {', '.join(top) or 'nothing'}: neither episode_ends (with image, action) "
+                     "nor a group an episode with actions and obs, as in data/demo_0")
   obs = top[names[0]]["obs"]
   camera = _camera([k for k, v in obs.items() if v.ndim == 4 and v.dtype == np.uint8], camera, root)
   body = ["state"] if "state" in obs else [k for k in _BODY if k in obs]
@@ -351,8 +352,8 @@ def _lerobot(root: Path, camera: str) -> _Files:
                      "again") from error
   camera = _camera([k for k, kind in features.items() if kind in ("image", "video")], camera, root)
   video = features[camera] == "video"
-  names = ["action", "episode_index", "frame_index", *(["observation.state"] if "observation.state" in features else []),
-           *([] if video else [camera])]
+  names = ["action", "episode_index", "frame_index", *([] if video else [camera])]
+  names += ["observation.state"] if "observation.state" in features else []
   files = sorted((root / "data").rglob("*.parquet"))
   if not files:
     raise FileNotFoundError(f"no .parquet in {str(root / 'data')!r}; copy the whole set")
@@ -362,8 +363,8 @@ def _lerobot(root: Path, camera: str) -> _Files:
       table = parquet.read_table(file, columns=names)
       found = {k: table.column(k).to_pylist() for k in names}
     except (OSError, ValueError, KeyError) as error:
-      raise ValueError(f"{str(file)!r} cannot be read ({type(error).__name__}: {error}); it is cut short, or lacks one of "
-                       f"{', '.join(names)}: copy it again") from error
+      raise ValueError(f"{str(file)!r} cannot be read ({type(error).__name__}: {error}); it is cut short, or lacks "
+                       f"one of {', '.join(names)}: copy it again") from error
     for k in names:
       columns[k] += found[k]
   episode, frame = (np.array(columns[k], np.int64) for k in ("episode_index", "frame_index"))
@@ -375,18 +376,18 @@ def _lerobot(root: Path, camera: str) -> _Files:
   told = info.get("total_episodes", len(ends)), info.get("total_frames", len(frame))
   if not whole or told != (len(ends), len(frame)):
     raise ValueError(f"{str(root)!r}: the tables hold {len(ends)} episodes and {len(frame)} frames"
-                     f"{'' if whole else ', not each from its frame 0 on and once'}; meta/info.json says {told[0]} and "
-                     f"{told[1]}. Files are missing or mixed: copy the set again")
+                     f"{'' if whole else ', not each from its frame 0 on and once'}; meta/info.json says {told[0]} "
+                     f"and {told[1]}. Files are missing or mixed: copy the set again")
   if video:
-    frames = _videos(root, info, camera, number, spans)
+    frames = _videos(root, info, camera, number)
   else:
     frames = lambda e: np.stack([_decoded(x.get("bytes") or (root / x["path"]).read_bytes())
                                  for x in columns[camera][slice(*spans[e])]])
-  return _Files(frames, _rows(columns["action"], "action", root), _rows(columns.get("observation.state"), "state", root),
-                ends)
+  state = _rows(columns.get("observation.state"), "state", root)
+  return _Files(frames, _rows(columns["action"], "action", root), state, ends)
 
 
-def _videos(root: Path, info: dict, camera: str, number: np.ndarray, spans: np.ndarray) -> Callable[[int], np.ndarray]:
+def _videos(root: Path, info: dict, camera: str, number: np.ndarray) -> Callable[[int], np.ndarray]:
   av = _imported("av", "av", f"the videos of {str(root)!r}")
   path, chunk = info.get("video_path") or "", info.get("chunks_size", 1000)
   if "{episode_index" not in path:
@@ -404,7 +405,7 @@ def _pusht(root: Path, camera: str) -> _Files:
   root = root if root.is_dir() else root.parent
   file = root / "pusht_demos.npz"
   if not file.exists():
-    raise FileNotFoundError(f"{str(file)!r} does not exist; a folder of format \"pusht\" holds it and frames/EEE.webp")
+    raise FileNotFoundError(f"{str(file)!r} does not exist; a folder of PushT holds it and frames/EEE.webp")
   data = _arrays(file, ("action", "state", "episode_ends"))
   for key in ("action", "state", "episode_ends"):
     _needed(data, key, file)
@@ -448,11 +449,11 @@ READERS = {"npz": _npz, "donkey": _donkey, "hdf5": _hdf5, "lerobot": _lerobot, "
 def _arrays(file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
   """Those of `keys` that an .npz holds. Nothing is ever unpickled."""
   try:
-    with np.load(file, allow_pickle=False) as data:
+    with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as data:
       return {k: data[k] for k in data.files if k in keys} | {"": np.array(data.files)}
   except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-    raise ValueError(f"{str(file)!r} cannot be read as plain NumPy arrays ({error}): it is cut short, altered, or holds "
-                     "objects, which are refused since loading them runs code. Copy it again, or write it with "
+    raise ValueError(f"{str(file)!r} cannot be read as plain NumPy arrays ({error}): it is cut short, altered, or "
+                     "holds objects, which are refused since loading them runs code. Copy it again, or write it with "
                      "numpy.savez") from error
 
 
@@ -484,7 +485,8 @@ def _camera(found: list[str], wanted: str, root: Path) -> str:
   if wanted in found or (not wanted and len(found) == 1):
     return wanted or found[0]
   said = f"no camera {wanted!r}" if wanted else f"{len(found)} cameras"
-  raise ValueError(f"{str(root)!r} has {said}; set config.data.args.camera to one of: {', '.join(found) or 'none found'}")
+  raise ValueError(f"{str(root)!r} has {said}; set config.data.args.camera to one of: "
+                   f"{', '.join(found) or 'none found'}")
 
 
 def _rows(values: list | None, key: str, root: Path) -> np.ndarray | None:
@@ -514,8 +516,8 @@ def _ends(ends: np.ndarray, count: int, root: Path) -> np.ndarray:
   if ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends) or ends[-1] != count or (
       np.diff(ends.astype(np.int64), prepend=0) <= 0).any():
     last = f" up to {ends[-1]}" if ends.ndim == 1 and len(ends) else ""
-    raise ValueError(f"{str(root)!r}: episode_ends is {ends.dtype} {ends.shape}{last}; expected ascending integers, the "
-                     f"last of them the number of steps, {count}")
+    raise ValueError(f"{str(root)!r}: episode_ends is {ends.dtype} {ends.shape}{last}; expected ascending integers, "
+                     f"the last of them the number of steps, {count}")
   return ends.astype(np.int64)
 
 
@@ -523,11 +525,12 @@ def _finite(x: np.ndarray, key: str, spans: np.ndarray, root: Path) -> None:
   bad = np.flatnonzero(~np.isfinite(x).all(1))
   if len(bad):
     e = int(np.searchsorted(spans[:, 1], bad[0], side="right"))
-    raise ValueError(f"{str(root)!r}: {key} of step {bad[0] - spans[e, 0]} of episode {e} is not finite ({len(bad)} such "
-                     "steps in all); remove those episodes or repair them")
+    raise ValueError(f"{str(root)!r}: {key} of step {bad[0] - spans[e, 0]} of episode {e} is not finite ({len(bad)} "
+                     "such steps in all); remove those episodes or repair them")
 
 
-def _frames(frames: Callable[[int], np.ndarray], spans: np.ndarray, size: int, limit: float, root: Path) -> np.ndarray:
+def _frames(frames: Callable[[int], np.ndarray], spans: np.ndarray, size: int, limit: float,
+            root: Path) -> np.ndarray:
   """uint8 [S H W C] of every episode, decoded in threads into one array."""
   def read(e: int) -> np.ndarray:
     try:
@@ -546,8 +549,8 @@ def _frames(frames: Callable[[int], np.ndarray], spans: np.ndarray, size: int, l
   first = read(0)
   shape = (int(spans[-1, 1]), *first.shape[1:])
   if (needed := np.prod(shape, dtype=np.float64) / 2**30) > limit:
-    raise ValueError(f"{str(root)!r}: {shape[0]} frames of {first.shape[1:]} take {needed:.1f} GiB of memory, more than "
-                     f"limit = {limit:g}; set a smaller config.data.args.size, or raise config.data.args.limit")
+    raise ValueError(f"{str(root)!r}: {shape[0]} frames of {first.shape[1:]} take {needed:.1f} GiB of memory, more "
+                     f"than limit = {limit:g}; set a smaller config.data.args.size, or raise config.data.args.limit")
   image = np.empty(shape, np.uint8)
 
   def fill(e: int) -> None:

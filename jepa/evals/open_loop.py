@@ -7,16 +7,16 @@ From a window's first frame z^_0 = encode(o_0), z^_h = predict(z^_h-1, a_h-1), h
   open_loop_mean_motion  distance(z_0 + h m, z_h), m the mean of z_t+1 - z_t over training windows
   open_loop_shuffled     as the first, with the actions of another window
 
-each divided by the mean distance of encoded frames of unrelated windows ("open_loop_unrelated" is that divisor), so that a
-collapsed model is not called exact: 1 is as wrong as another frame. And where positions are recorded, in their units,
+each divided by "open_loop_unrelated", the mean distance of encoded frames of unrelated windows, so that a collapsed
+model is not called exact: 1 is as wrong as another frame. And where positions are recorded, in their units,
 
-  position_error...      mean Euclidean distance of probe(z^_h) and the position, probe a ridge regression from encoded
-                         states of training windows; the same four, and position_error_encoded, the probe's own error
+  position_error...      mean Euclidean distance of probe(z^_h) and the position, the probe a ridge regression from
+                         encoded states of training windows; the same four, and position_error_encoded, its own error
 
 A result's value is that of the last step H; those of all steps are in protocol["outcome"]["by_step"].
 
-Distances are those of the model (squared ones for PLDM and LeWM), so compare a row with its own floors. A latent state is
-any pytree of arrays [B ...]. The probe reads what `newest` of a state reads.
+Distances are those of the model (squared ones for PLDM and LeWM), so compare a row with its own floors. A latent
+state is any pytree of arrays [B ...].
 
 Shape letters: B windows, T frames, H = T - 1 steps, D width, P position.
 """
@@ -119,7 +119,8 @@ def measure(model: WorldModel, params: Params, extra: Extra, train: Source, test
     found.append(jax.device_get(imagine(params, extra, motion, batch["image"], batch["action"])))
     truth.append(batch.get("position"))
   unrelated = float(np.mean([u for _, u, _ in found]))
-  distance = {k: np.concatenate([d[k] for d, *_ in found]).mean(0) / unrelated for k in found[0][0]} if unrelated else {}
+  distance = {k: np.concatenate([d[k] for d, *_ in found]).mean(0) for k in found[0][0]}
+  distance = {k: v / unrelated for k, v in distance.items()} if unrelated else {}
   if not unrelated:
     notes.append("no distances: all encoded states are one point")
   if not positions:
@@ -128,9 +129,9 @@ def measure(model: WorldModel, params: Params, extra: Extra, train: Source, test
   # 3. Positions, read by the probe.
   x, y, truth = np.concatenate([x for x, _ in pieces]), np.concatenate(y), np.concatenate(truth)[:, 1:]
   probe, penalty = ridge(x.reshape(-1, width), y.reshape(-1, y.shape[-1]))
-  error = lambda k: np.linalg.norm(
-      probe(np.concatenate([r[k] for *_, r in found]).reshape(-1, width)).reshape(truth.shape) - truth, axis=-1).mean(0)
-  return Curves(distance, {k: error(k) for k in found[0][2]}, unrelated, notes, {"probe_penalty": penalty})
+  told = lambda k: probe(np.concatenate([r[k] for *_, r in found]).reshape(-1, width)).reshape(truth.shape)
+  error = {k: np.linalg.norm(told(k) - truth, axis=-1).mean(0) for k in found[0][2]}
+  return Curves(distance, error, unrelated, notes, {"probe_penalty": penalty})
 
 
 def _draw(source: Source, windows: int, chunk: int, seed: int) -> np.ndarray:
@@ -138,7 +139,8 @@ def _draw(source: Source, windows: int, chunk: int, seed: int) -> np.ndarray:
   count = min(windows, source.length)
   chunk = min(chunk, count)
   if chunk < 2:
-    raise ValueError(f"{source.describe}: open-loop evaluation needs two windows at least (config.eval.args.open_loop)")
+    raise ValueError(f"{source.describe}: open-loop evaluation needs two windows at least "
+                     "(config.eval.args.open_loop)")
   return order.shuffled(source.length, seed)[:count - count % chunk].reshape(-1, chunk)
 
 
@@ -154,8 +156,8 @@ _split = lambda tree, shape: jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1
 
 
 def newest(states: PyTree) -> Callable[[PyTree], jax.Array]:
-  """A function from states [B ...] to what a probe reads, f32 [B D]: the leaves that depend on the frame, side by side;
-  of a history, which encoding one frame fills with it, the last entry.
+  """A function from states [B ...] to what a probe reads, f32 [B D]: the leaves that depend on the frame, side by
+  side; of a history, which encoding one frame fills with it, the last entry.
 
   Args:
     states: encoded ones, [B T ...].

@@ -87,4 +87,6 @@ def rollout(model: WorldModel, params, extra, z_BD: jax.Array, actions_BTA: jax.
   def step(z, a):
     z = model.predict(params, extra, z, a)
     return z, z
-  return jax.lax.scan(step, z_BD, actions_BTA.swapaxes(0, 1))[1].swapaxes(0, 1)
+  # Unrolled: on several devices the gradient of a loop has all-reduces inside, which the CPU's runtime may start
+  # beside those of the loss, in another order on each device, and then waits for ever.
+  return jax.lax.scan(step, z_BD, actions_BTA.swapaxes(0, 1), unroll=True)[1].swapaxes(0, 1)
