@@ -15,6 +15,7 @@ import optax
 
 from jepa import checkpoint, config as configs, methods, optim, sharding, state as states
 from jepa.data import sources
+from jepa.planning import subgoals
 from jepa.types import Batch, Method, PyTree, TrainState
 
 
@@ -70,6 +71,11 @@ def build(c: ConfigDict) -> Experiment:
     batch["image"] = spec(train.shape, jnp.uint8)
   else:
     method = _on_the_fly(method, train.generate)
+  if raw.get("memory"):             # configs of older workdirs have no such field
+    if raw["memory"] < raw["batch"] // raw["accumulate"]:
+      raise ValueError(f"config.memory = {raw['memory']} holds less than the {raw['batch'] // raw['accumulate']} "
+                       "examples of a step; enlarge it, or 0 for none")
+    method = _remembering(method, raw["memory"])
   if train.text:
     batch["text"] = spec((train.text,), jnp.int32)
   # Two images are enough for shapes; a batch of zeros in full would cost memory and a long trace of nothing.
@@ -96,6 +102,25 @@ def _on_the_fly(method: Method, generate: Callable) -> Method:
       init=lambda key, batch: method.init(key, whole(batch)),
       loss=lambda params, extra, batch, key: method.loss(params, extra, whole(batch), key),
       embed=lambda params, extra, batch: method.embed(params, extra, whole(batch)))
+
+
+def _remembering(method: Method, capacity: int) -> Method:
+  """The method with extra["memory"]: what it made of its last `capacity` examples, each by the weights of the step
+  that saw it. The oldest is capacity / batch steps behind the weights of the state."""
+  without = lambda extra: {k: v for k, v in extra.items() if k != "memory"}
+
+  def init(key, batch):
+    params, extra = method.init(key, batch)
+    width = jax.eval_shape(method.embed, params, extra, batch).pooled.shape[-1]
+    return params, extra | {"memory": subgoals.empty(capacity, width)}
+
+  def loss(params, extra, batch, key):
+    value, (rest, metrics) = method.loss(params, without(extra), batch, key)
+    z = jax.lax.stop_gradient(method.embed(params, without(extra), batch).pooled)
+    return value, (rest | {"memory": subgoals.add(extra["memory"], z.astype(jnp.float32))}, metrics)
+
+  return method._replace(init=init, loss=loss, post=lambda params, extra, step: method.post(
+      params, without(extra), step) | {"memory": extra["memory"]})
 
 
 def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:

@@ -32,7 +32,7 @@ RULES = (
     (r"conv\d*/kernel$", (None, None, None, "embed")),
     (r"kernel$", (None, "embed")),
     (r"(scale|bias|mean|var|token)$", ("embed",)),
-    (r"(positions|queue)$", (None, "embed")),
+    (r"(positions|queue|latents)$", (None, "embed")),
     (r"centre$", ("embed",)),
 )
 

@@ -4,7 +4,7 @@ A number is stored with its protocol (world and version, sampler of starts and g
 with its floors under the same one: a random policy, a straight line, the same planner with an untrained model, and
 with the true simulator.
 
-Shape letters: B episodes, H horizon, A action.
+Shape letters: B episodes, H horizon, A action, D numbers of a latent, N latents.
 """
 from collections.abc import Callable, Mapping
 import math
@@ -13,12 +13,13 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from jepa import planning
-from jepa.planning import control
+from jepa.planning import control, subgoals
 from jepa.types import Extra, Params, WorldModel
 from jepa.worlds import World
 
@@ -26,6 +27,9 @@ VERSION = 1
 RANDOM, STRAIGHT, UNTRAINED, TRAINED, ORACLE = ("random policy", "straight line", "untrained model",
                                                 "trained model", "true simulator")
 ROWS = (RANDOM, STRAIGHT, UNTRAINED, TRAINED, ORACLE)
+
+# context -> (dynamics, distance, first state) as of planning.grasp
+Steps = Callable[[Any], tuple[Callable, Callable, Any]]
 
 
 class Protocol(NamedTuple):
@@ -112,10 +116,187 @@ def straight(world: World) -> Agent:
 
 
 def planned(world: World, energy: planning.Energy, observe: Callable, aim: Callable, *, name: str, horizon: int,
-            every: int = 1, **settings) -> Agent:
-  """A planner over an energy. settings: of planning.make."""
-  planner = planning.make(name, energy=energy, limits=planning.Limits(*world.actions), horizon=horizon, **settings)
+            every: int = 1, steps: Steps | None = None, proposer: subgoals.Proposer | None = None,
+            **settings) -> Agent:
+  """A planner over an energy, or "grasp" over `steps`; towards what `proposer` proposes, where there is one.
+  settings: of planning.make."""
+  settings |= dict(limits=planning.Limits(*world.actions), horizon=horizon)
+  planner = (parallel(steps, **settings) if name == "grasp" else
+             planning.make(name, energy=energy, **settings))
+  if proposer is not None:
+    planner = subgoals.two_level(proposer, planner)
   return Agent(control.planned(planner, every=every), observe, aim)
+
+
+# ---- one step at a time, for planners that need no energy ----
+
+def steps_of_model(model: WorldModel, params: Params, extra: Extra) -> Steps:
+  """Of a world model: states are its latents."""
+  dynamics = lambda z, a: model.predict(params, extra, z, a[None])
+  return lambda z: (dynamics, lambda z, goal: model.distance(z, goal)[0], z)
+
+
+def steps_of_world(world: World) -> Steps:
+  """Of the true simulator: states are positions in the layout of the context.
+
+  Raises:
+    ValueError: when planning, a world whose state is more than a position and a layout.
+  """
+  def steps(state):
+    dynamics = lambda p, a: world.position(world.step(placed(world, state, p), a))
+    return dynamics, lambda p, goal: jnp.square(p - goal).sum(), world.position(state)
+  return steps
+
+
+def parallel(steps: Steps, **settings) -> planning.Planner:
+  """The planner "grasp" in a world that may differ from context to context. settings: of planning.grasp."""
+  make = lambda dynamics, distance: planning.make("grasp", dynamics=dynamics, distance=distance, **settings)
+
+  def plan(key, context, goal, plan):
+    dynamics, distance, first = steps(context)
+    return make(dynamics, distance).plan(key, first, goal, plan)
+
+  return make(lambda z, a: z, lambda z, goal: jnp.zeros(()))._replace(plan=plan)
+
+
+def placed(world: World, state: Any, position: jax.Array) -> Any:
+  """`state` with the agent somewhere else.
+
+  Raises:
+    ValueError: a world whose state is more than a position and a layout.
+  """
+  if "position" not in getattr(state, "_fields", ()):
+    raise ValueError(f"{world.name}: its state is more than a position and a layout, so that an agent cannot be put "
+                     "at a position; choose two_rooms, wall or maze, or plan with --planner=mppi and without it")
+  return state._replace(position=position)
+
+
+# ---- subgoals: a memory of what was reached ----
+
+class Latents(NamedTuple):
+  """How what an agent sees becomes vectors that a memory can hold."""
+
+  of_context: Callable[[Any], jax.Array]                        # context -> f32 [D]
+  of_goal: Callable[[Any], jax.Array]                           # goal -> f32 [D]
+  back: Callable[[jax.Array], Any]                              # f32 [D] -> goal
+  distance: Callable[[jax.Array, jax.Array], jax.Array]         # f32 [D], f32 [D] -> f32 [], as a square grows
+
+
+def latents_of_model(model: WorldModel, params: Params, extra: Extra, world: World) -> Latents:
+  """Of a world model: all arrays of a latent state in a row."""
+  shapes = jax.eval_shape(lambda image: model.encode(params, extra, image),
+                          jax.ShapeDtypeStruct((1, *world.image), jnp.uint8))
+  flat = lambda z: ravel_pytree(z)[0]
+  back = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))[1]
+  return Latents(flat, flat, back, lambda a, b: model.distance(back(a), back(b))[0])
+
+
+def latents_of_world(world: World) -> Latents:
+  """Of the true simulator: positions."""
+  same = lambda position: position
+  return Latents(world.position, same, same, lambda a, b: jnp.square(a - b).sum())
+
+
+def explored(world: World, observe: Callable, latents: Latents, key: jax.Array, *, trajectories: int,
+             length: int) -> tuple[jax.Array, jax.Array]:
+  """(latents f32 [trajectories * length, D] that the behaviour of the training data reaches, their unit: the
+  median root of the distance between one and the next of them that moved)."""
+  from jepa import worlds
+
+  def one(key):
+    k_start, k_act = jax.random.split(key)
+    start = world.reset(k_start)
+    states = worlds.rollout(world, start, world.behave(k_act, start, length - 1))
+    return jax.lax.map(lambda state: latents.of_context(observe(state)), states)
+
+  @jax.jit
+  def all_of_them(key):
+    z = jax.lax.map(one, jax.random.split(key, trajectories))
+    moved = jax.vmap(jax.vmap(latents.distance))(z[:, :-1], z[:, 1:])
+    return z.reshape(-1, z.shape[-1]), jnp.sqrt(jnp.nanmedian(jnp.where(moved > 0, moved, jnp.nan)))
+
+  return all_of_them(key)
+
+
+def cost(latents: Latents, unit: jax.Array) -> subgoals.Cost:
+  """The root of the distance, in steps of the training behaviour: an effort only between near latents."""
+  return lambda a, b: jnp.sqrt(jnp.maximum(latents.distance(a, b), 0.0)) / unit
+
+
+def proposer(kind: str, memory: subgoals.Memory, latents: Latents, unit: jax.Array, *, horizon: int,
+             longest: float = 1.8, neighbours: int = 0, reached: float = 0.0, ahead: float = 0.0, count: int = 4,
+             power: float = 4.0, samples: int = 200, elites: int = 20, iterations: int = 8) -> subgoals.Proposer:
+  """Subgoals out of a memory; lengths in steps of the training behaviour.
+
+  Args:
+    kind: "memory", the cheapest path through it; "search", the cross-entropy method over sequences of latents that
+      each stand for the nearest one in it.
+    horizon: actions a plan.
+    longest, neighbours, reached, ahead: of subgoals.remembered. A latent's distance says nothing of the walls
+      between; a `longest` below the thickness of walls makes it a path. neighbours 0: all. ahead 0: half of
+      `horizon`.
+    count, power, samples, elites, iterations: subgoals of a search, the power of the cost that is summed, and how it
+      searches.
+
+  Raises:
+    ValueError: another kind.
+  """
+  effort = cost(latents, unit)
+  if kind == "memory":
+    inner = subgoals.remembered(memory, effort, neighbours=neighbours or len(memory.latents), longest=longest,
+                                reached=reached, ahead=ahead or horizon / 2)
+  elif kind == "search":
+    # in units of the memory's own spread, so that one std fits all dimensions
+    share = subgoals.filled(memory)[:, None] / jnp.maximum(subgoals.filled(memory).sum(), 1)
+    mean = (share * memory.latents).sum(0)
+    std = jnp.maximum(jnp.sqrt((share * jnp.square(memory.latents - mean)).sum(0)), 1e-6)
+    white, plain = lambda z: (z - mean) / std, lambda z: mean + std * z
+    known = memory._replace(latents=white(memory.latents))
+    energy = subgoals.chain(lambda a, b: effort(plain(a), plain(b)) ** power, known)
+    box = planning.Limits(*(np.full(len(mean), side, np.float32) for side in (-4, 4)))
+    inner = subgoals.searched(planning.make("cem", energy=energy, limits=box, horizon=count, samples=samples,
+                                            elites=elites, iterations=iterations, best=True), known)
+  else:
+    raise ValueError(f"--subgoals={kind}: choose memory or search")
+
+  def propose(key, context, goal, state):
+    context, goal = latents.of_context(context), latents.of_goal(goal)
+    if kind == "search":
+      subgoal, state = inner.propose(key, white(context), white(goal), state)
+      return latents.back(plain(subgoal)), state
+    subgoal, state = inner.propose(key, context, goal, state)
+    return latents.back(subgoal), state
+
+  return subgoals.Proposer(inner.init, propose)
+
+
+class Level(NamedTuple):
+  """The upper of two levels."""
+
+  memory: subgoals.Memory                                                       # to begin with
+  propose: Callable[[subgoals.Memory], subgoals.Proposer]
+  remember: Callable[[subgoals.Memory, control.Episode], subgoals.Memory]       # with what episodes visited
+
+
+def level(world: World, observe: Callable, latents: Latents, key: jax.Array, known: jax.Array | None = None, *,
+          kind: str, horizon: int, every: int, capacity: int = 1024, apart: float = 1.0, trajectories: int = 128,
+          length: int = 33, **settings) -> Level:
+  """Subgoals from a memory that episodes add to.
+
+  Args:
+    known: latents [N D] to begin with; None: those that the behaviour of the training data reaches.
+    every: actions from one look to the next; what is seen then is remembered.
+    capacity, apart: most latents, and how far they are from each other at least, in steps of the training behaviour.
+    trajectories, length: of the training behaviour, for that step and to begin with.
+    settings: of `proposer`.
+  """
+  seen, unit = explored(world, observe, latents, key, trajectories=trajectories, length=length)
+  effort, visits = cost(latents, unit), visited(observe, latents, every)
+  add = lambda memory, z: subgoals.spread(memory, z, effort, apart)
+  begin = jax.jit(lambda z: add(subgoals.empty(capacity, z.shape[-1]), z))
+  return Level(begin(seen if known is None else known),
+               lambda memory: proposer(kind, memory, latents, unit, horizon=horizon, **settings),
+               lambda memory, episode: add(memory, visits(episode)))
 
 
 def problem_keys(protocol: Protocol) -> jax.Array:
@@ -130,13 +311,24 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   Args:
     chunk: episodes a compiled call.
   """
-  loop = control.episodes(agent.policy, step=world.step, observe=agent.observe, done=world.success,
-                          steps=protocol.budget)
+  return learning(world, lambda nothing: agent, (), protocol, chunk=chunk, title=title)[:2]
+
+
+def learning(world: World, agent: Callable[[Any], Agent], memory: Any, protocol: Protocol, *,
+             remember: Callable[[Any, control.Episode], Any] = lambda memory, episode: memory, chunk: int = 25,
+             title: str = "") -> tuple[dict[str, Any], control.Episode, Any]:
+  """As `run`, and the memory at the end, of an agent that is made of a memory: what `remember` makes of it and of
+  the episodes of one call is the memory of the next. Both are compiled into the call, with the memory as an
+  argument."""
 
   @jax.jit
-  def episodes(keys_problem, key_policy):
+  def episodes(keys_problem, key_policy, memory):
     start, goal = jax.vmap(world.problem)(keys_problem)
-    return loop(key_policy, start, jax.vmap(agent.aim)(goal), goal)
+    made = agent(memory)
+    loop = control.episodes(made.policy, step=world.step, observe=made.observe, done=world.success,
+                            steps=protocol.budget)
+    episode = loop(key_policy, start, jax.vmap(made.aim)(goal), goal)
+    return episode, remember(memory, episode)
 
   k_policy = jax.random.fold_in(jax.random.key(protocol.seed), 1)
   count = protocol.episodes
@@ -145,10 +337,11 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   found = []
   bar = tqdm(range(0, count, chunk), desc=title or "episodes", unit=f"x{chunk}", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
-  compiled = episodes.lower(keys[:chunk], k_policy).compile()
+  compiled = episodes.lower(keys[:chunk], k_policy, memory).compile()
   clock = time.perf_counter()
   for i in bar:
-    found.append(jax.device_get(compiled(keys[i:i + chunk], jax.random.fold_in(k_policy, i))))
+    episode, memory = compiled(keys[i:i + chunk], jax.random.fold_in(k_policy, i), memory)
+    found.append(jax.device_get(episode))
   seconds = time.perf_counter() - clock
   episode = jax.tree.map(lambda *x: np.concatenate(x)[:count], *found)
   done = np.asarray(episode.done)
@@ -156,7 +349,24 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   steps = np.asarray(episode.live).sum(1)
   return {"success": float(done.mean()), "successes": int(done.sum()), "episodes": count, "low": low, "high": high,
           "steps_to_success": float(steps[done].mean()) if done.any() else None,
-          "seconds_per_episode": seconds / count}, episode
+          "seconds_per_episode": seconds / count}, episode, memory
+
+
+def visited(observe: Callable, latents: Latents, every: int) -> Callable[[control.Episode], jax.Array]:
+  """Latents f32 [N D] of every so many-th state of episodes."""
+  def found(episode):
+    states = jax.tree.map(lambda x: x[:, ::every].reshape(-1, *x.shape[2:]), episode.states)
+    return jax.lax.map(lambda state: latents.of_context(observe(state)), states)
+  return found
+
+
+def one_layout(world: World, protocol: Protocol) -> bool:
+  """Whether the problems of a protocol differ in positions only, where the world says what a position is."""
+  start, _ = jax.vmap(world.problem)(problem_keys(protocol))
+  if "position" not in getattr(start, "_fields", ()):
+    return True
+  rest = start._replace(position=0.0)
+  return all(bool((x == x[:1]).all()) for x in map(jnp.atleast_1d, jax.tree.leaves(rest)))
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -194,3 +404,76 @@ def imagined(world: World, model: WorldModel, params: Params, extra: Extra, key:
 
   model_error, still = jax.jit(lambda k: jax.lax.map(one, jax.random.split(k, episodes)))(key)
   return {"imagined": np.asarray(model_error.mean(0)), "still": np.asarray(still.mean(0))}
+
+
+# ---- pictures ----
+
+def landscape(world: World, observe: Callable, latents: Latents, start: Any, goal: jax.Array,
+              side: int = 33) -> np.ndarray:
+  """f32 [side side], rows along y: the distance to `goal`, a vector of `latents`, from the agent at positions all over
+  the picture.
+
+  Raises:
+    ValueError: a world whose state is more than a position and a layout.
+  """
+  places = jnp.stack(jnp.meshgrid(*(jnp.linspace(0, n - 1, side) for n in world.image[1::-1])), -1).reshape(-1, 2)
+  of = lambda p: latents.distance(latents.of_context(observe(placed(world, start, p))), goal)
+  return np.asarray(jax.jit(lambda p: jax.lax.map(of, p))(places)).reshape(side, side)
+
+
+def held(world: World, energy: planning.Energy, context: Any, goal: Any, horizon: int, side: int = 25) -> np.ndarray:
+  """f32 [side side]: the energy of an action held for the horizon, over its first two numbers within the limits of
+  the world, the second along rows, any others 0; nan where it is longer than an action may be."""
+  axes = [np.linspace(world.actions.low[i], world.actions.high[i], side) for i in (1, 0)]
+  two = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], -1).reshape(-1, 2)
+  a = np.pad(two, ((0, 0), (0, len(world.actions.low) - 2))).astype(np.float32)
+  of = lambda a: energy(context, jnp.broadcast_to(a, (horizon, len(a))), goal)
+  found = np.array(jax.jit(lambda a: jax.lax.map(of, a, batch_size=side))(jnp.asarray(a)))
+  if world.actions.norm:
+    found[np.linalg.norm(two, axis=1) > world.actions.norm * (1 + 1e-6)] = np.nan
+  return found.reshape(side, side)
+
+
+def probe(world: World, observe: Callable, latents: Latents, key: jax.Array, *, count: int = 64, length: int = 17,
+          penalty: float = 1e-3) -> tuple[Callable[[jax.Array], jax.Array], float]:
+  """(latent [... D] -> position [... P], share of the variance of held-out positions that it explains): ridge
+  regression on standardised latents of `count` trajectories of the training behaviour, a quarter of them held out."""
+  from jepa import worlds
+
+  def one(key):
+    k_start, k_act = jax.random.split(key)
+    start = world.reset(k_start)
+    states = worlds.rollout(world, start, world.behave(k_act, start, length - 1))
+    return jax.lax.map(lambda s: (latents.of_context(observe(s)), world.position(s)), states)
+
+  z, y = jax.jit(lambda k: jax.lax.map(one, jax.random.split(k, count)))(key)
+  z, y = (np.asarray(x, np.float64) for x in (z, y))
+  cut = count - count // 4
+  (z_fit, z_test), (y_fit, y_test) = ((x[:cut].reshape(-1, x.shape[-1]), x[cut:].reshape(-1, x.shape[-1]))
+                                      for x in (z, y))
+  mean, std, centre = z_fit.mean(0), z_fit.std(0) + 1e-6, y_fit.mean(0)
+  x = (z_fit - mean) / std
+  weight = np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ (y_fit - centre))
+  told = lambda z: (np.asarray(z, np.float64) - mean) / std @ weight + centre
+  residual = np.square(told(z_test) - y_test).sum() / np.square(y_test - y_test.mean(0)).sum()
+  return told, float(1 - residual)
+
+
+def paths(world: World, model: WorldModel, params: Params, extra: Extra, latents: Latents, start: Any,
+          key: jax.Array, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+  """(positions [H+1 P] where training actions lead, latents [H+1 D] imagined of them) from one start."""
+  from jepa import worlds
+
+  @jax.jit
+  def both(start, key):
+    actions = world.behave(key, start, horizon)
+    states = worlds.rollout(world, start, actions)
+    z = model.encode(params, extra, world.render(start)[None])
+
+    def step(z, a):
+      z = model.predict(params, extra, z, a[None])
+      return z, latents.of_goal(z)
+    _, after = jax.lax.scan(step, z, actions)
+    return jax.vmap(world.position)(states), jnp.concatenate([latents.of_goal(z)[None], after])
+
+  return tuple(np.asarray(x) for x in both(start, key))
