@@ -408,30 +408,41 @@ def imagined(world: World, model: WorldModel, params: Params, extra: Extra, key:
 
 # ---- pictures ----
 
-def landscape(world: World, observe: Callable, latents: Latents, start: Any, goal: jax.Array,
+def landscape(world: World, observe: Callable, aim: Callable, latents: Latents, starts: Any, goals: Any,
               side: int = 33) -> np.ndarray:
-  """f32 [side side], rows along y: the distance to `goal`, a vector of `latents`, from the agent at positions all over
-  the picture.
+  """f32 [N side side] of N problems, rows along y: the distance to the goal from positions all over the picture.
 
   Raises:
     ValueError: a world whose state is more than a position and a layout.
   """
   places = jnp.stack(jnp.meshgrid(*(jnp.linspace(0, n - 1, side) for n in world.image[1::-1])), -1).reshape(-1, 2)
-  of = lambda p: latents.distance(latents.of_context(observe(placed(world, start, p))), goal)
-  return np.asarray(jax.jit(lambda p: jax.lax.map(of, p))(places)).reshape(side, side)
+
+  def one(problem):
+    start, goal = problem
+    goal = latents.of_goal(aim(goal))
+    of = lambda p: latents.distance(latents.of_context(observe(placed(world, start, p))), goal)
+    return jax.lax.map(of, places)
+
+  return np.asarray(jax.jit(lambda *p: jax.lax.map(one, p))(starts, goals)).reshape(-1, side, side)
 
 
-def held(world: World, energy: planning.Energy, context: Any, goal: Any, horizon: int, side: int = 25) -> np.ndarray:
-  """f32 [side side]: the energy of an action held for the horizon, over its first two numbers within the limits of
-  the world, the second along rows, any others 0; nan where it is longer than an action may be."""
+def held(world: World, energy: planning.Energy, observe: Callable, aim: Callable, starts: Any, goals: Any, *,
+         horizon: int, side: int = 25) -> np.ndarray:
+  """f32 [N side side] of N problems: the energy of an action held for the horizon, over its first two numbers within
+  the limits of the world, the second along rows, any others 0; nan where it is longer than an action may be."""
   axes = [np.linspace(world.actions.low[i], world.actions.high[i], side) for i in (1, 0)]
   two = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], -1).reshape(-1, 2)
-  a = np.pad(two, ((0, 0), (0, len(world.actions.low) - 2))).astype(np.float32)
-  of = lambda a: energy(context, jnp.broadcast_to(a, (horizon, len(a))), goal)
-  found = np.array(jax.jit(lambda a: jax.lax.map(of, a, batch_size=side))(jnp.asarray(a)))
+  actions = jnp.asarray(np.pad(two, ((0, 0), (0, len(world.actions.low) - 2))), jnp.float32)
+
+  def one(problem):
+    context, goal = observe(problem[0]), aim(problem[1])
+    of = lambda a: energy(context, jnp.broadcast_to(a, (horizon, len(a))), goal)
+    return jax.lax.map(of, actions, batch_size=side)
+
+  found = np.array(jax.jit(lambda *p: jax.lax.map(one, p))(starts, goals))
   if world.actions.norm:
-    found[np.linalg.norm(two, axis=1) > world.actions.norm * (1 + 1e-6)] = np.nan
-  return found.reshape(side, side)
+    found[:, np.linalg.norm(two, axis=1) > world.actions.norm * (1 + 1e-6)] = np.nan
+  return found.reshape(-1, side, side)
 
 
 def probe(world: World, observe: Callable, latents: Latents, key: jax.Array, *, count: int = 64, length: int = 17,
@@ -459,21 +470,22 @@ def probe(world: World, observe: Callable, latents: Latents, key: jax.Array, *, 
   return told, float(1 - residual)
 
 
-def paths(world: World, model: WorldModel, params: Params, extra: Extra, latents: Latents, start: Any,
-          key: jax.Array, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-  """(positions [H+1 P] where training actions lead, latents [H+1 D] imagined of them) from one start."""
+def paths(world: World, model: WorldModel, params: Params, extra: Extra, starts: Any, key: jax.Array, *,
+          horizon: int) -> tuple[np.ndarray, np.ndarray]:
+  """(positions [N H+1 P] where training actions lead, latents [N H+1 D] imagined of them) from N starts."""
   from jepa import worlds
+  flat = lambda z: ravel_pytree(z)[0]
 
-  @jax.jit
-  def both(start, key):
+  def one(turn):
+    start, key = turn
     actions = world.behave(key, start, horizon)
     states = worlds.rollout(world, start, actions)
     z = model.encode(params, extra, world.render(start)[None])
 
     def step(z, a):
       z = model.predict(params, extra, z, a[None])
-      return z, latents.of_goal(z)
-    _, after = jax.lax.scan(step, z, actions)
-    return jax.vmap(world.position)(states), jnp.concatenate([latents.of_goal(z)[None], after])
+      return z, flat(z)
+    return jax.vmap(world.position)(states), jnp.concatenate([flat(z)[None], jax.lax.scan(step, z, actions)[1]])
 
-  return tuple(np.asarray(x) for x in both(start, key))
+  keys = jax.random.split(key, len(jax.tree.leaves(starts)[0]))
+  return jax.device_get(jax.jit(lambda *t: jax.lax.map(one, t))(starts, keys))

@@ -86,10 +86,10 @@ def landscape(path: str | os.PathLike, image: np.ndarray, heat: Mapping[str, np.
     figure.savefig(path, dpi=130)
 
 
-def rollouts(path: str | os.PathLike, images: Sequence[np.ndarray | None], real: Sequence[np.ndarray],
-             imagined: Sequence[Mapping[str, np.ndarray]], title: str) -> None:
-  """A panel an episode: the way that was gone [T 2] and those that were imagined, over the picture [H W C] of the
-  first state, or over nothing where positions are not those of the picture."""
+def rollouts(path: str | os.PathLike, images: Sequence[np.ndarray | None], real: np.ndarray,
+             imagined: Mapping[str, np.ndarray], title: str) -> None:
+  """A panel for each of N episodes: the way that was gone [N T P] and those that were imagined, likewise, over the
+  picture [H W C] of the first state, or over nothing where positions are not those of the picture."""
   with rc_context(report.STYLE):
     columns = min(3, len(real))
     figure = Figure(figsize=(2.9 * columns, 2.9 * -(-len(real) // columns) + 0.4), layout="constrained")
@@ -97,13 +97,13 @@ def rollouts(path: str | os.PathLike, images: Sequence[np.ndarray | None], real:
     axes = figure.subplots(-(-len(real) // columns), columns, squeeze=False).ravel()
     for ax in axes[len(real):]:
       ax.axis("off")
-    for ax, image, way, others in zip(axes, images, real, imagined):
+    for i, (ax, image, way) in enumerate(zip(axes, images, real)):
       if image is not None:
         ax.imshow(np.where(walls(image)[..., None], 0.0, [1.0, 1.0, 1.0]))
       ax.plot(*way[:, :2].T, color="black", lw=1.6, label="real")
       ax.plot(*way[0, :2], "o", color="black", ms=5)
-      for name, other in others.items():
-        ax.plot(*other[:, :2].T, lw=1.4, label=name)
+      for name, ways in imagined.items():
+        ax.plot(*ways[i, :, :2].T, lw=1.4, label=name)
       if image is not None:         # an untrained model leaves it
         ax.set_xlim(-0.5, image.shape[1] - 0.5)
         ax.set_ylim(image.shape[0] - 0.5, -0.5)
@@ -124,8 +124,9 @@ def tradeoff(path: str | os.PathLike, points: Sequence[Mapping]) -> None:
       share = 100 * np.array([p["success"] - p["low"], p["high"] - p["success"]])[:, None]
       ax.errorbar(p["seconds_per_episode"], 100 * p["success"], np.maximum(share, 0), fmt="o", ms=4, capsize=2,
                   color="C0", elinewidth=0.8)
-      ax.annotate(" ".join(f"{k}={v}" for k, v in p["settings"].items()), (p["seconds_per_episode"], 100 * p["success"]),
-                  xytext=(4, 3), textcoords="offset points", fontsize=6)
+      text = " ".join(f"{k}={v}" for k, v in p["settings"].items())
+      ax.annotate(text, (p["seconds_per_episode"], 100 * p["success"]), xytext=(4, 3), textcoords="offset points",
+                  fontsize=6)
     ax.set_xscale("log")
     ax.set_ylim(-3, 103)
     ax.set_xlabel("seconds an episode")
