@@ -220,7 +220,7 @@ def _act(world: worlds.World, model, state, protocol: evals.Protocol, search: di
   parts, steps, latents = _parts(world, model, state, search["horizon"], search.pop("last"))
   shown = dict(chunk=_CHUNK.value, title=title)
   if not two:
-    return *evals.run(world, evals.planned(world, *parts, steps=steps, **search), protocol, **shown), None
+    return *evals.run(world, evals.planned(world, *parts, dynamics=steps, **search), protocol, **shown), None
   width = jax.eval_shape(lambda s: latents.of_context(parts[1](s)), world.problem(jax.random.key(0))[0]).shape
   if known is not None and known.shape[1:] != width:
     print(f"the memory's {known.shape[1]} numbers are no latent state of this model, which has {width[0]}; it begins "
@@ -228,7 +228,7 @@ def _act(world: worlds.World, model, state, protocol: evals.Protocol, search: di
     known = None
   level = evals.level(world, parts[1], latents, jax.random.fold_in(jax.random.key(protocol.seed), 2), known,
                       horizon=search["horizon"], every=search["every"], **two)
-  agent = lambda memory: evals.planned(world, *parts, steps=steps, proposer=level.propose(memory), **search)
+  agent = lambda memory: evals.planned(world, *parts, dynamics=steps, proposer=level.propose(memory), **search)
   numbers, episode, memory = evals.learning(world, agent, level.memory, protocol, remember=level.remember, **shown)
   return numbers | {"remembered": [int(level.memory.count), int(memory.count)]}, episode, memory
 
@@ -288,8 +288,8 @@ def _draw_models(world: worlds.World, model, states: dict, protocol: evals.Proto
     ways, z = evals.paths(world, model, s.params, s.extra, few, jax.random.fold_in(key, 4), horizon=horizon)
     imagined[label] = read(z)
     shares.append(f"{share:.2f} {label}")
-  pictures.rollouts(folder / "rollouts.png", render(few) if flat else [None] * len(ways), ways, imagined,
-                    f"positions read from latents by a ridge probe, R2 {', '.join(shares)}; actions of the training data")
+  title = f"positions read from latents by a ridge probe, R2 {', '.join(shares)}; actions of the training data"
+  pictures.rollouts(folder / "rollouts.png", render(few) if flat else [None] * len(ways), ways, imagined, title)
 
   if len(world.actions.low) < 2 or not _LANDSCAPES.value:
     return

@@ -116,12 +116,12 @@ def straight(world: World) -> Agent:
 
 
 def planned(world: World, energy: planning.Energy, observe: Callable, aim: Callable, *, name: str, horizon: int,
-            every: int = 1, steps: Steps | None = None, proposer: subgoals.Proposer | None = None,
+            every: int = 1, dynamics: Steps | None = None, proposer: subgoals.Proposer | None = None,
             **settings) -> Agent:
-  """A planner over an energy, or "grasp" over `steps`; towards what `proposer` proposes, where there is one.
+  """A planner over an energy, or "grasp" over `dynamics`; towards what `proposer` proposes, where there is one.
   settings: of planning.make."""
   settings |= dict(limits=planning.Limits(*world.actions), horizon=horizon)
-  planner = (parallel(steps, **settings) if name == "grasp" else
+  planner = (parallel(dynamics, **settings) if name == "grasp" else
              planning.make(name, energy=energy, **settings))
   if proposer is not None:
     planner = subgoals.two_level(proposer, planner)
@@ -148,13 +148,13 @@ def steps_of_world(world: World) -> Steps:
   return steps
 
 
-def parallel(steps: Steps, **settings) -> planning.Planner:
+def parallel(dynamics: Steps, /, **settings) -> planning.Planner:
   """The planner "grasp" in a world that may differ from context to context. settings: of planning.grasp."""
-  make = lambda dynamics, distance: planning.make("grasp", dynamics=dynamics, distance=distance, **settings)
+  make = lambda step, distance: planning.make("grasp", dynamics=step, distance=distance, **settings)
 
   def plan(key, context, goal, plan):
-    dynamics, distance, first = steps(context)
-    return make(dynamics, distance).plan(key, first, goal, plan)
+    step, distance, first = dynamics(context)
+    return make(step, distance).plan(key, first, goal, plan)
 
   return make(lambda z, a: z, lambda z, goal: jnp.zeros(()))._replace(plan=plan)
 
