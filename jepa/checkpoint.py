@@ -131,10 +131,11 @@ def read_tree(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
   if not path.is_dir():
     return None
   try:
-    about = ocp.checkpointables_metadata(path).custom_metadata or {}
-    return ocp.load_checkpointables(path)["tree"], about
+    found, here = ocp.checkpointables_metadata(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), found.metadata["tree"])
+    return ocp.load_checkpointables(path, dict(tree=like))["tree"], found.custom_metadata or {}
   except Exception as error:  # as in `restore`
-    logging.error("%s cannot be read and is left out: %s", path, type(error).__name__)
+    logging.error("%s cannot be read and is left out: %s: %s", path, type(error).__name__, error)
     return None
 
 

@@ -267,44 +267,54 @@ def _sweep(world: worlds.World, model, state, protocol: evals.Protocol, search: 
 def _draw_models(world: worlds.World, model, states: dict, protocol: evals.Protocol, search: dict, folder: Path,
                  count: int = 6) -> None:
   """What models imagine, and where they see a goal: imagined.png, rollouts.png, landscape_*.png."""
-  horizon, last, key = search["horizon"], search["last"], jax.random.key(protocol.seed)
-  errors = {}
-  for label, s in states.items():
-    found = evals.imagined(world, model, s.params, s.extra, key, horizon=horizon)
-    # relative to how far states lie apart, so that a collapsed model is not called exact
-    errors[label] = found["imagined"] / max(1e-9, float(found["still"].mean()))
-    errors[f"{label}, nothing moves"] = found["still"] / max(1e-9, float(found["still"].mean()))
-  pictures.imagined(folder / "imagined.png", errors)
-
+  horizon, last = search["horizon"], search["last"]
+  keys = jax.random.split(jax.random.key(protocol.seed), 3)
   starts, goals = jax.vmap(world.problem)(evals.problem_keys(protocol))
   first = lambda states, n: jax.tree.map(lambda x: x[:n], states)
-  render, place = (lambda s, f=f: np.asarray(jax.vmap(f)(s)) for f in (world.render, world.position))
-  flat = "position" in getattr(starts, "_fields", ())       # positions are those of the picture
-  models = {label: (s, *_parts(world, model, s, horizon, last)) for label, s in states.items()}
+  few, starts, goals = first(starts, count), first(starts, _LANDSCAPES.value), first(goals, _LANDSCAPES.value)
+  flat = "position" in getattr(few, "_fields", ())       # positions are those of the picture
+  drawn = len(world.actions.low) > 1 and _LANDSCAPES.value > 0
 
-  few, imagined, shares = first(starts, count), {}, []
-  for label, (s, (_, observe, _), _, latents) in models.items():
-    read, share = evals.probe(world, observe, latents, jax.random.fold_in(key, 3))
-    ways, z = evals.paths(world, model, s.params, s.extra, few, jax.random.fold_in(key, 4), horizon=horizon)
-    imagined[label] = read(z)
+  def seen(parts, _, latents):
+    """Distances and energies."""
+    energy, observe, aim = parts
+    found = {"held": evals.held(world, energy, observe, aim, starts, goals, horizon=horizon)}
+    return found | ({"heat": evals.landscape(world, observe, aim, latents, starts, goals)} if flat else {})
+
+  @jax.jit      # all of it at once, for both models
+  def of_model(state):
+    parts = _parts(world, model, state, horizon, last)
+    weights = model, state.params, state.extra
+    return {"error": evals.imagined(world, *weights, keys[0], horizon=horizon),
+            "probe": evals.placings(world, parts[0][1], parts[2], keys[1]),
+            "paths": evals.paths(world, *weights, few, keys[2], horizon=horizon)} | (seen(*parts) if drawn else {})
+
+  found = {label: jax.device_get(of_model(state)) for label, state in states.items()}
+
+  errors, imagined, shares = {}, {}, []
+  for label, f in found.items():
+    # relative to how far states lie apart, so that a collapsed model is not called exact
+    scale = max(1e-9, float(f["error"]["still"].mean()))
+    errors |= {label: f["error"]["imagined"] / scale, f"{label}, nothing moves": f["error"]["still"] / scale}
+    read, share = evals.probe(*f["probe"])
+    imagined[label] = read(f["paths"][1])
     shares.append(f"{share:.2f} {label}")
-  title = f"positions read from latents by a ridge probe, R2 {', '.join(shares)}; actions of the training data"
-  pictures.rollouts(folder / "rollouts.png", render(few) if flat else [None] * len(ways), ways, imagined, title)
+  pictures.imagined(folder / "imagined.png", errors)
+  ways = next(iter(found.values()))["paths"][0]
+  render = lambda states: np.asarray(jax.vmap(world.render)(states))
+  pictures.rollouts(folder / "rollouts.png", render(few) if flat else [None] * len(ways), ways, imagined,
+                    f"positions read from latents by a ridge probe, R2 {', '.join(shares)}")
 
-  if len(world.actions.low) < 2 or not _LANDSCAPES.value:
+  if not drawn:
     return
   if not flat:
     print(f"landscapes of {world.name} have no distances: its state is more than a position and a layout")
-  models["true simulator"] = (None, *_parts(world, model, None, horizon, last))
-  starts, goals = (first(s, _LANDSCAPES.value) for s in (starts, goals))
-  heat, held = {}, {}
-  for label, (_, (energy, observe, aim), _, latents) in models.items():
-    if flat:
-      heat[label] = evals.landscape(world, observe, aim, latents, starts, goals)
-    held[label] = evals.held(world, energy, observe, aim, starts, goals, horizon=horizon)
+  found["true simulator"] = jax.device_get(jax.jit(lambda: seen(*_parts(world, model, None, horizon, last)))())
+  place = lambda states: np.asarray(jax.vmap(world.position)(states))
   for i, (image, start, goal) in enumerate(zip(render(starts), place(starts), place(goals))):
-    pictures.landscape(folder / f"landscape_{i}.png", image, {k: v[i] for k, v in heat.items()},
-                       {k: v[i] for k, v in held.items()}, start, goal, world.actions.low, world.actions.high)
+    heat, held = ({label: f[k][i] for label, f in found.items() if k in f} for k in ("heat", "held"))
+    pictures.landscape(folder / f"landscape_{i}.png", image, heat, held, start, goal, world.actions.low,
+                       world.actions.high)
 
 
 def _draw_episodes(world: worlds.World, protocol: evals.Protocol, episode, folder: Path, count: int = 6) -> None:

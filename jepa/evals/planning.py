@@ -233,8 +233,8 @@ def proposer(kind: str, memory: subgoals.Memory, latents: Latents, unit: jax.Arr
       each stand for the nearest one in it.
     horizon: actions a plan.
     longest, neighbours, reached, ahead: of subgoals.remembered. A latent's distance says nothing of the walls
-      between; a `longest` below the thickness of walls makes it a path. neighbours 0: all. ahead 0: half of
-      `horizon`.
+      between; a `longest` below the thickness of walls makes it a path. neighbours 0: all. ahead 0: `horizon`, which
+      is within reach, since an action may be longer than most of the training's.
     count, power, samples, elites, iterations: subgoals of a search, the power of the cost that is summed, and how it
       searches.
 
@@ -244,7 +244,7 @@ def proposer(kind: str, memory: subgoals.Memory, latents: Latents, unit: jax.Arr
   effort = cost(latents, unit)
   if kind == "memory":
     inner = subgoals.remembered(memory, effort, neighbours=neighbours or len(memory.latents), longest=longest,
-                                reached=reached, ahead=ahead or horizon / 2)
+                                reached=reached, ahead=ahead or horizon)
   elif kind == "search":
     # in units of the memory's own spread, so that one std fits all dimensions
     share = subgoals.filled(memory)[:, None] / jnp.maximum(subgoals.filled(memory).sum(), 1)
@@ -382,7 +382,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def imagined(world: World, model: WorldModel, params: Params, extra: Extra, key: jax.Array, *, horizon: int,
-             episodes: int = 64) -> dict[str, np.ndarray]:
+             episodes: int = 64) -> dict[str, jax.Array]:
   """Open loop: mean distance of imagined and encoded states after 1 ... H training actions, f32 [H], and of the
   first state and the encoded ones ("still", the floor of a model that says nothing moves)."""
   from jepa import worlds
@@ -403,13 +403,13 @@ def imagined(world: World, model: WorldModel, params: Params, extra: Extra, key:
     return jax.lax.scan(step, first, (actions, jax.tree.map(lambda x: x[1:], truth)))[1]
 
   model_error, still = jax.jit(lambda k: jax.lax.map(one, jax.random.split(k, episodes)))(key)
-  return {"imagined": np.asarray(model_error.mean(0)), "still": np.asarray(still.mean(0))}
+  return {"imagined": model_error.mean(0), "still": still.mean(0)}
 
 
-# ---- pictures ----
+# ---- pictures: what they show, pure functions to be jitted together ----
 
 def landscape(world: World, observe: Callable, aim: Callable, latents: Latents, starts: Any, goals: Any,
-              side: int = 33) -> np.ndarray:
+              side: int = 33) -> jax.Array:
   """f32 [N side side] of N problems, rows along y: the distance to the goal from positions all over the picture.
 
   Raises:
@@ -423,11 +423,11 @@ def landscape(world: World, observe: Callable, aim: Callable, latents: Latents, 
     of = lambda p: latents.distance(latents.of_context(observe(placed(world, start, p))), goal)
     return jax.lax.map(of, places)
 
-  return np.asarray(jax.jit(lambda *p: jax.lax.map(one, p))(starts, goals)).reshape(-1, side, side)
+  return jax.lax.map(one, (starts, goals)).reshape(-1, side, side)
 
 
 def held(world: World, energy: planning.Energy, observe: Callable, aim: Callable, starts: Any, goals: Any, *,
-         horizon: int, side: int = 25) -> np.ndarray:
+         horizon: int, side: int = 25) -> jax.Array:
   """f32 [N side side] of N problems: the energy of an action held for the horizon, over its first two numbers within
   the limits of the world, the second along rows, any others 0; nan where it is longer than an action may be."""
   axes = [np.linspace(world.actions.low[i], world.actions.high[i], side) for i in (1, 0)]
@@ -439,16 +439,14 @@ def held(world: World, energy: planning.Energy, observe: Callable, aim: Callable
     of = lambda a: energy(context, jnp.broadcast_to(a, (horizon, len(a))), goal)
     return jax.lax.map(of, actions, batch_size=side)
 
-  found = np.array(jax.jit(lambda *p: jax.lax.map(one, p))(starts, goals))
-  if world.actions.norm:
-    found[:, np.linalg.norm(two, axis=1) > world.actions.norm * (1 + 1e-6)] = np.nan
+  longest = (world.actions.norm or np.inf) * (1 + 1e-6)
+  found = jnp.where(np.linalg.norm(two, axis=1) <= longest, jax.lax.map(one, (starts, goals)), jnp.nan)
   return found.reshape(-1, side, side)
 
 
-def probe(world: World, observe: Callable, latents: Latents, key: jax.Array, *, count: int = 64, length: int = 17,
-          penalty: float = 1e-3) -> tuple[Callable[[jax.Array], jax.Array], float]:
-  """(latent [... D] -> position [... P], share of the variance of held-out positions that it explains): ridge
-  regression on standardised latents of `count` trajectories of the training behaviour, a quarter of them held out."""
+def placings(world: World, observe: Callable, latents: Latents, key: jax.Array, *, count: int = 64,
+             length: int = 17) -> tuple[jax.Array, jax.Array]:
+  """(latents [count length D], positions [count length P]) along trajectories of the training behaviour."""
   from jepa import worlds
 
   def one(key):
@@ -457,21 +455,24 @@ def probe(world: World, observe: Callable, latents: Latents, key: jax.Array, *, 
     states = worlds.rollout(world, start, world.behave(k_act, start, length - 1))
     return jax.lax.map(lambda s: (latents.of_context(observe(s)), world.position(s)), states)
 
-  z, y = jax.jit(lambda k: jax.lax.map(one, jax.random.split(k, count)))(key)
-  z, y = (np.asarray(x, np.float64) for x in (z, y))
-  cut = count - count // 4
-  (z_fit, z_test), (y_fit, y_test) = ((x[:cut].reshape(-1, x.shape[-1]), x[cut:].reshape(-1, x.shape[-1]))
-                                      for x in (z, y))
+  return jax.lax.map(one, jax.random.split(key, count))
+
+
+def probe(z: np.ndarray, y: np.ndarray, *, penalty: float = 1e-3) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+  """(latent [... D] -> position [... P], share of the variance of held-out positions that it explains): ridge
+  regression of y [N T P] on standardised z [N T D], the last quarter of the N held out."""
+  cut = len(z) - len(z) // 4
+  flat = lambda x: np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+  z_fit, z_test, y_fit, y_test = flat(z[:cut]), flat(z[cut:]), flat(y[:cut]), flat(y[cut:])
   mean, std, centre = z_fit.mean(0), z_fit.std(0) + 1e-6, y_fit.mean(0)
   x = (z_fit - mean) / std
   weight = np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ (y_fit - centre))
-  told = lambda z: (np.asarray(z, np.float64) - mean) / std @ weight + centre
-  residual = np.square(told(z_test) - y_test).sum() / np.square(y_test - y_test.mean(0)).sum()
-  return told, float(1 - residual)
+  read = lambda z: (np.asarray(z, np.float64) - mean) / std @ weight + centre
+  return read, float(1 - np.square(read(z_test) - y_test).sum() / np.square(y_test - y_test.mean(0)).sum())
 
 
 def paths(world: World, model: WorldModel, params: Params, extra: Extra, starts: Any, key: jax.Array, *,
-          horizon: int) -> tuple[np.ndarray, np.ndarray]:
+          horizon: int) -> tuple[jax.Array, jax.Array]:
   """(positions [N H+1 P] where training actions lead, latents [N H+1 D] imagined of them) from N starts."""
   from jepa import worlds
   flat = lambda z: ravel_pytree(z)[0]
@@ -488,4 +489,4 @@ def paths(world: World, model: WorldModel, params: Params, extra: Extra, starts:
     return jax.vmap(world.position)(states), jnp.concatenate([flat(z)[None], jax.lax.scan(step, z, actions)[1]])
 
   keys = jax.random.split(key, len(jax.tree.leaves(starts)[0]))
-  return jax.device_get(jax.jit(lambda *t: jax.lax.map(one, t))(starts, keys))
+  return jax.lax.map(one, (starts, keys))
