@@ -138,8 +138,10 @@ def _main() -> None:
   if trained_on and tuple(world.image) != tuple(exp.train.shape[1:]):
     raise ValueError(f"{name} has images {world.image} and the model was trained on {exp.train.shape[1:]}; choose a "
                      "world of the same images")
-  state = experiment.load(_WORKDIR.value, exp.abstract, exp.shardings, _CHECKPOINT.value).state
-  start = experiment.initial_state(exp)
+  # off the mesh, where every device would do all of the planning
+  alone = lambda state: jax.device_get(state._replace(opt=(), key=0))
+  state = alone(experiment.load(_WORKDIR.value, exp.abstract, exp.shardings, _CHECKPOINT.value).state)
+  start = alone(experiment.initial_state(exp))
   protocol = evals.Protocol(name, world.version, args, _BUDGET.value or world.budget, _EPISODES.value, _SEED.value)
 
   # 2. Who acts: floors and the trained model, or only the latter in many ways.
