@@ -137,6 +137,25 @@ def restore_part(directory: str | Path, step: int | None, abstract: PyTree, shar
       return checkpointer.load_checkpointables(step, dict(state=like))["state"]
 
 
+def write_tree(path: str | Path, tree: Mapping, about: Mapping) -> None:
+  """A tree that is no train state, with what there is to say about it, in place of the one before."""
+  ocp.save_checkpointables(Path(path).absolute(), dict(tree=dict(tree)), overwrite=True, custom_metadata=dict(about))
+
+
+def read_tree(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+  """(tree, what was said about it) of `write_tree`; None where there is none, or none that can be read."""
+  path = Path(path).absolute()
+  if not path.is_dir():
+    return None
+  try:
+    found, here = ocp.checkpointables_metadata(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), found.metadata["tree"])
+    return ocp.load_checkpointables(path, dict(tree=like))["tree"], found.custom_metadata or {}
+  except Exception as error:  # as in `restore`
+    logging.error("%s cannot be read and is left out: %s: %s", path, type(error).__name__, error)
+    return None
+
+
 def _read(checkpointer, step, abstract, shardings) -> Restored:
   metadata = checkpointer.checkpointables_metadata(step)
   like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract,

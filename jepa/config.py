@@ -35,6 +35,9 @@ def base() -> ConfigDict:
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))    # devices along each axis; -1: all that are left
   c.replicated_tolerance = 0.02   # with fsdp > 1: the largest share of bytes that may end replicated
 
+  c.memory = 0                    # pooled latents kept in the state, and so in every checkpoint: those of the last so
+                                  # many examples, to plan with (jepa.plan --subgoals); 0: none
+
   # source: jepa/data/sources.py
   c.data = ConfigDict(dict(source="mnist5k", args={}, train="train", test="test"))
   c.data.workers = 0              # processes that decode, for sets that do not fit in memory

@@ -18,6 +18,7 @@ import optax
 from jepa import checkpoint, config as configs, methods, optim, sharding, state as states
 from jepa.data import memory, sources
 from jepa.models import vit
+from jepa.planning import subgoals
 from jepa.types import Batch, Extra, Method, PyTree, TrainState, WorldModel
 
 
@@ -76,6 +77,11 @@ def build(c: ConfigDict) -> Experiment:
     method = _standardised(method, train.normaliser)
   if train.generate is not None:
     method = _on_the_fly(method, train.generate)
+  if raw.get("memory"):             # configs of older workdirs have no such field
+    if raw["memory"] < raw["batch"] // raw["accumulate"]:
+      raise ValueError(f"config.memory = {raw['memory']} holds less than the {raw['batch'] // raw['accumulate']} "
+                       "examples of a step; enlarge it, or 0 for none")
+    method = _remembering(method, raw["memory"])
   if train.text:
     batch["text"] = spec((train.text,), jnp.int32)
   # Two images are enough for shapes; a batch of zeros in full would cost memory and a long trace of nothing.
@@ -157,6 +163,25 @@ def world_model(exp: Experiment) -> WorldModel:
   model = module.world_model(**{k: v for k, v in exp.config["args"].items() if k in wanted})
   return model._replace(predict=lambda params, extra, z, action: model.predict(
       params, extra, z, standardise(extra, "action", action)))
+
+
+def _remembering(method: Method, capacity: int) -> Method:
+  """The method with extra["memory"]: what it made of its last `capacity` examples, each by the weights of the step
+  that saw it. The oldest is capacity / batch steps behind the weights of the state."""
+  without = lambda extra: {k: v for k, v in extra.items() if k != "memory"}
+
+  def init(key, batch):
+    params, extra = method.init(key, batch)
+    width = jax.eval_shape(method.embed, params, extra, batch).pooled.shape[-1]
+    return params, extra | {"memory": subgoals.empty(capacity, width)}
+
+  def loss(params, extra, batch, key):
+    value, (rest, metrics) = method.loss(params, without(extra), batch, key)
+    z = jax.lax.stop_gradient(method.embed(params, without(extra), batch).pooled)
+    return value, (rest | {"memory": subgoals.add(extra["memory"], z.astype(jnp.float32))}, metrics)
+
+  return method._replace(init=init, loss=loss, post=lambda params, extra, step: method.post(
+      params, without(extra), step) | {"memory": extra["memory"]})
 
 
 def _check_batch(raw: dict, mesh: Mesh, train: sources.Source) -> None:

@@ -33,7 +33,7 @@ RULES = (
     (r"kernel$", (None, "embed")),
     (r"normaliser/\w+/(mean|std)$", (None,)),           # few numbers, of actions and positions
     (r"(scale|bias|mean|var|token)$", ("embed",)),
-    (r"(positions|queue)$", (None, "embed")),
+    (r"(positions|queue|latents)$", (None, "embed")),
     (r"centre$", ("embed",)),
 )
 

@@ -366,19 +366,27 @@ def test_pictures(tmp_path):
 
 
 def test_the_command(tmp_path):
-  """python -m jepa.plan on a run of a few steps: rows and pictures; and a world that does not fit."""
-  assert train.run(runs.config("two_rooms"), tmp_path) == 0
+  """python -m jepa.plan on a run of a few steps, with the memory of its checkpoint: rows and pictures; and a world
+  that does not fit."""
+  c = runs.config("two_rooms", memory=24)
+  c.data.args.args = dict(random=False)
+  assert train.run(c, tmp_path) == 0
   command = [sys.executable, "-m", "jepa.plan", f"--workdir={tmp_path}", "--episodes=3", "--budget=6",
              "--horizon=4", "--every=2"]
   rows = [evals.STRAIGHT, evals.TRAINED, evals.ORACLE]
-  done = subprocess.run([*command, "--set=samples=8", "--set=std=1.5", f"--rows={','.join(rows)}"], cwd=runs.ROOT,
-                        capture_output=True, text=True, timeout=240)
+  sets = ["--set=samples=8", "--set=std=1.5", "--subgoals=memory", "--landscapes=0",
+          *(f"--subgoals_set={s}" for s in ("trajectories=2", "length=5", "apart=0.0", "capacity=99"))]
+  done = subprocess.run([*command, *sets, f"--rows={','.join(rows)}"], cwd=runs.ROOT, capture_output=True, text=True,
+                        timeout=240)
   assert done.returncode == 0, done.stderr
   saved = json.loads((tmp_path / "planning" / "results.json").read_text())
   assert list(saved["rows"]) == rows and saved["protocol"]["budget"] == 6
   assert all(row in done.stdout for row in rows)
   assert len(list((tmp_path / "planning").glob("episode*.gif"))) == 3
-  assert (tmp_path / "planning" / "imagined.png").stat().st_size > 1000
+  for name in ("imagined", "rollouts"):
+    assert (tmp_path / "planning" / f"{name}.png").stat().st_size > 5000
+  begun, ended = saved["rows"][evals.TRAINED]["remembered"]
+  assert "24 latents of the checkpoint" in done.stderr and begun == 24 < ended
   done = subprocess.run([*command, "--world=maze"], cwd=runs.ROOT, capture_output=True, text=True, timeout=240)
   assert done.returncode == 1 and "choose a world of the same images" in done.stderr
 

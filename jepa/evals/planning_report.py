@@ -1,5 +1,5 @@
-"""Pictures of planning: episodes as GIFs, imagined against real."""
-from collections.abc import Mapping
+"""Pictures of planning: episodes as GIFs, imagined against real, distances and energies, what success costs."""
+from collections.abc import Mapping, Sequence
 import os
 
 from matplotlib import rc_context, ticker
@@ -43,4 +43,92 @@ def imagined(path: str | os.PathLike, errors: Mapping[str, np.ndarray]) -> None:
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def walls(image: np.ndarray) -> np.ndarray:
+  """bool [H W]: where a picture uint8 [H W C] shows a wall: its second channel of two, black of three."""
+  return image[..., 1] > 127 if image.shape[-1] == 2 else (image.max(-1) < 64)
+
+
+def landscape(path: str | os.PathLike, image: np.ndarray, heat: Mapping[str, np.ndarray],
+              held: Mapping[str, np.ndarray], start: np.ndarray, goal: np.ndarray, low: np.ndarray,
+              high: np.ndarray) -> None:
+  """Above, the distance to the goal [side side] from everywhere in the picture [H W C], walls black, start a circle,
+  goal a star; below, the energy [side side] of one action held, its least a cross; a column for each name. `heat` may
+  be empty. Colours are of each panel's own range."""
+  with rc_context(report.STYLE):
+    rows = 2 if heat else 1
+    figure = Figure(figsize=(2.9 * len(held), 2.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, len(held), squeeze=False)
+    height, width = image.shape[:2]
+    for ax, (name, values) in zip(axes[0] if heat else (), heat.items()):
+      ax.imshow(np.sqrt(np.maximum(values, 0)), extent=(-0.5, width - 0.5, height - 0.5, -0.5), cmap="viridis",
+                interpolation="nearest")
+      solid = walls(image)
+      ax.imshow(np.where(solid[..., None], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]))
+      ax.plot(*start[:2], "o", color="white", mec="black", ms=6)
+      ax.plot(*goal[:2], "*", color="red", mec="black", ms=11)
+      ax.set_title(f"distance to the goal: {name}", fontsize=8)
+      ax.set_xticks([])
+      ax.set_yticks([])
+    for ax, (name, values) in zip(axes[-1], held.items()):
+      x, y = (np.linspace(low[i], high[i], values.shape[0]) for i in (0, 1))
+      known = np.isfinite(values)
+      if np.ptp(values[known]) > 0:
+        ax.contourf(x, y, np.ma.masked_invalid(values), levels=16, cmap="viridis")
+      row, column = np.unravel_index(np.where(known, values, np.inf).argmin(), values.shape)
+      ax.plot(x[column], y[row], "x", color="red", ms=7, mew=2)
+      ax.set_aspect("equal")
+      ax.invert_yaxis()       # as in pictures, y down
+      ax.set_title(f"energy of one action held: {name}", fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def rollouts(path: str | os.PathLike, images: Sequence[np.ndarray | None], real: np.ndarray,
+             imagined: Mapping[str, np.ndarray], title: str) -> None:
+  """A panel for each of N episodes: the way that was gone [N T P] and those that were imagined, likewise, over the
+  picture [H W C] of the first state, or over nothing where positions are not those of the picture."""
+  with rc_context(report.STYLE):
+    columns = min(3, len(real))
+    figure = Figure(figsize=(2.9 * columns, 2.9 * -(-len(real) // columns) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(-(-len(real) // columns), columns, squeeze=False).ravel()
+    for ax in axes[len(real):]:
+      ax.axis("off")
+    for i, (ax, image, way) in enumerate(zip(axes, images, real)):
+      if image is not None:
+        ax.imshow(np.where(walls(image)[..., None], 0.0, [1.0, 1.0, 1.0]))
+      ax.plot(*way[:, :2].T, color="black", lw=1.6, label="real")
+      ax.plot(*way[0, :2], "o", color="black", ms=5)
+      for name, ways in imagined.items():
+        ax.plot(*ways[i, :, :2].T, lw=1.4, label=name)
+      if image is not None:         # an untrained model leaves it
+        ax.set_xlim(-0.5, image.shape[1] - 0.5)
+        ax.set_ylim(image.shape[0] - 0.5, -0.5)
+      ax.set_xticks([])
+      ax.set_yticks([])
+    axes[0].legend(frameon=False, fontsize=7)
+    figure.suptitle(title, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def tradeoff(path: str | os.PathLike, points: Sequence[Mapping]) -> None:
+  """Success with its 95 % interval against seconds an episode, a point for each setting."""
+  with rc_context(report.STYLE):
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    for p in points:
+      share = 100 * np.array([p["success"] - p["low"], p["high"] - p["success"]])[:, None]
+      ax.errorbar(p["seconds_per_episode"], 100 * p["success"], np.maximum(share, 0), fmt="o", ms=4, capsize=2,
+                  color="C0", elinewidth=0.8)
+      text = " ".join(f"{k}={v}" for k, v in p["settings"].items())
+      ax.annotate(text, (p["seconds_per_episode"], 100 * p["success"]), xytext=(4, 3), textcoords="offset points",
+                  fontsize=6)
+    ax.set_xscale("log")
+    ax.set_ylim(-3, 103)
+    ax.set_xlabel("seconds an episode")
+    ax.set_ylabel("success, %")
     figure.savefig(path, dpi=150)

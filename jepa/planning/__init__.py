@@ -30,6 +30,8 @@ class Limits(NamedTuple):
   low: np.ndarray | Sequence[float]           # f32 [A]
   high: np.ndarray | Sequence[float]          # f32 [A]
   norm: float = 0.0                           # largest Euclidean length of one action; 0: none
+  blocks: int = 1                             # so many actions in a row are one of A numbers (frameskip); `norm`
+                                              # bounds each of them
 
 
 class Plan(NamedTuple):
@@ -85,14 +87,17 @@ def clip(limits: Limits, actions: jax.Array) -> jax.Array:
   """actions [... A] within the limits: into the box, then shortened to `norm`."""
   actions = jnp.clip(actions, limits.low, limits.high)
   if limits.norm:
-    length = jnp.linalg.norm(actions, axis=-1, keepdims=True)
-    actions *= limits.norm / jnp.maximum(length, limits.norm)
+    each = actions.reshape(*actions.shape[:-1], limits.blocks, -1)
+    length = jnp.linalg.norm(each, axis=-1, keepdims=True)
+    actions = (each * (limits.norm / jnp.maximum(length, limits.norm))).reshape(actions.shape)
   return actions
 
 
-def evaluate(energy: Energy, context: PyTree, actions: jax.Array, goal: PyTree) -> jax.Array:
-  """f32 [N]: energies of actions [N H A], inf where they are not finite."""
-  energies = jax.vmap(energy, (None, 0, None))(context, actions, goal).astype(jnp.float32)
+def evaluate(energy: Energy, context: PyTree, actions: jax.Array, goal: PyTree, batch: int = 0) -> jax.Array:
+  """f32 [N]: energies of actions [N H A], inf where they are not finite; `batch` at a time, 0: all at once."""
+  of = lambda a: energy(context, a, goal).astype(jnp.float32)
+  # lax.map would run more pieces than there are samples
+  energies = jax.lax.map(of, actions, batch_size=batch) if 0 < batch < len(actions) else jax.vmap(of)(actions)
   return jnp.where(jnp.isfinite(energies), energies, jnp.inf)
 
 
@@ -137,7 +142,7 @@ def checked(limits: Limits, horizon: int, std: float | Sequence[float] = 0.0,
   Raises:
     ValueError: says which does not, and what to change.
   """
-  for name, count in dict(horizon=horizon, **counts).items():
+  for name, count in dict(horizon=horizon, blocks=limits.blocks, **counts).items():
     if count != int(count) or count < 1:
       raise ValueError(f"{name} is {count}; give a whole number of at least 1")
   if counts.get("elites", 0) > counts.get("samples", np.inf):
@@ -147,6 +152,9 @@ def checked(limits: Limits, horizon: int, std: float | Sequence[float] = 0.0,
   if low.ndim != 1 or low.shape != high.shape:
     raise ValueError(f"limits have a low of shape {low.shape} and a high of shape {high.shape}; "
                      "give one number for each dimension of an action in both")
+  if len(low) % limits.blocks:
+    raise ValueError(f"limits of {len(low)} numbers do not split into {limits.blocks} blocks; give low and high of "
+                     "every action of a block, one after the other")
   if not (low <= high).all():
     raise ValueError(f"limits have low {low} above high {high}; exchange them")
   if limits.norm < 0 or limits.norm and not ((low <= 0) & (high >= 0)).all():
@@ -156,7 +164,7 @@ def checked(limits: Limits, horizon: int, std: float | Sequence[float] = 0.0,
   if std.shape not in ((), low.shape) or not (std >= 0).all():
     raise ValueError(f"std is {std}; give one number, or one for each of the {len(low)} dimensions of an "
                      "action, none of them negative")
-  return Limits(low, high, float(limits.norm)), np.broadcast_to(std, low.shape)
+  return Limits(low, high, float(limits.norm), limits.blocks), np.broadcast_to(std, low.shape)
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

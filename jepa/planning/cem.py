@@ -18,7 +18,7 @@ from jepa.planning import Energy, Limits, Plan, Planner, checked, clip, evaluate
 
 def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 300, elites: int = 30,
          iterations: int = 30, std: float | Sequence[float] = 1.0, momentum: float = 0.0,
-         momentum_std: float = 0.0, unbiased: bool = False, best: bool = False) -> Planner:
+         momentum_std: float = 0.0, unbiased: bool = False, best: bool = False, batch: int = 0) -> Planner:
   """Executes the mean, as published.
 
   Args:
@@ -27,6 +27,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 300, el
     momentum, momentum_std: m and m', what is kept of the last mean and std.
     unbiased: std(E) over K - 1, as torch.std has it, not the maximum-likelihood K: sigma shrinks less.
     best: executes the best sample seen, not the mean.
+    batch: samples evaluated at a time, where memory is short; 0: all.
 
   Raises:
     ValueError: numbers that make no sense.
@@ -36,6 +37,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 300, el
     raise ValueError("the unbiased std of 1 elite is not defined; raise elites or set unbiased to False")
   within("momentum", momentum, 0, 1)
   within("momentum_std", momentum_std, 0, 1)
+  within("batch", batch, 0, jnp.inf)
   start = fresh(limits, horizon, std)
 
   def plan(key, context, goal, plan):
@@ -43,7 +45,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 300, el
     def iterate(state, k):
       mean, std, seen = state
       actions = clip(limits, mean + std * jax.random.normal(k, (samples, *mean.shape)))
-      energies = evaluate(energy, context, actions, goal)
+      energies = evaluate(energy, context, actions, goal, batch)
       chosen = jax.lax.top_k(-energies, elites)[1]
       seen = better(seen, (actions[chosen[0]], energies[chosen[0]]))
       mean_elite, std_elite = actions[chosen].mean(0), actions[chosen].std(0, ddof=int(unbiased))

@@ -30,7 +30,7 @@ class Elites(NamedTuple):
 
 def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, elites: int = 10,
          iterations: int = 3, std: float | Sequence[float] = 0.5, beta: float = 2.0, keep: float = 0.3,
-         decay: float = 1.25, momentum: float = 0.1) -> Planner:
+         decay: float = 1.25, momentum: float = 0.1, batch: int = 0) -> Planner:
   """Executes the best sample of the last iteration.
 
   Args:
@@ -42,6 +42,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, el
     keep: share of the elites that stay in the running.
     decay: gamma.
     momentum: m.
+    batch: samples evaluated at a time, where memory is short; 0: all.
 
   Raises:
     ValueError: numbers that make no sense.
@@ -54,6 +55,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, el
   # 2 K at least, but never more than at first
   sizes = [max(round(samples / decay**i), min(2 * elites, samples)) for i in range(iterations)]
   kept = round(keep * elites)
+  within("batch", batch, 0, np.inf)
   start = fresh(limits, horizon, std, Elites(jnp.zeros((kept, horizon, len(limits.low))), jnp.int32(0)))
 
   def plan(key, context, goal, plan):
@@ -63,7 +65,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 100, el
       mean, std, pool, _ = state
       k, last = turn
       actions = jnp.concatenate([draw(k, size, mean, std), pool, mean[None]])
-      energies = evaluate(energy, context, actions, goal)
+      energies = evaluate(energy, context, actions, goal, batch)
       energies = energies.at[-1].set(jnp.where(last, energies[-1], jnp.inf))      # the mean: only at last
       chosen = jax.lax.top_k(-energies, elites)[1]
       elite = actions[chosen]

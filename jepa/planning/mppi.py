@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jepa.planning import Energy, Limits, Plan, Planner, checked, clip, evaluate, fresh, shift
+from jepa.planning import Energy, Limits, Plan, Planner, checked, clip, evaluate, fresh, shift, within
 
 
 def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 500, iterations: int = 1,
          temperature: float = 0.005, std: float | Sequence[float] = 1.0, elites: int = 0,
-         control: float = 0.0, adapt: bool = False, std_range: Sequence[float] = (0.05, 2.0)) -> Planner:
+         control: float = 0.0, adapt: bool = False, std_range: Sequence[float] = (0.05, 2.0),
+         batch: int = 0) -> Planner:
   """Executes the mean.
 
   Args:
@@ -29,6 +30,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 500, it
     control: gamma, the price of leaving the uncontrolled system, in units of the energy.
     adapt: fits sigma to the weighted samples; otherwise it stays.
     std_range: with `adapt`, the least and the largest sigma.
+    batch: samples evaluated at a time, where memory is short; 0: all.
 
   Raises:
     ValueError: numbers that make no sense.
@@ -41,6 +43,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 500, it
     raise ValueError(f"control divides by the variance, and std is {std}; give a std above 0 or control 0")
   if not 0 <= std_range[0] <= std_range[1]:
     raise ValueError(f"std_range is {tuple(std_range)}; give (least, largest)")
+  within("batch", batch, 0, jnp.inf)
   start = fresh(limits, horizon, std)
 
   def plan(key, context, goal, plan):
@@ -48,7 +51,7 @@ def make(*, energy: Energy, limits: Limits, horizon: int, samples: int = 500, it
     def iterate(state, k):
       mean, std = state
       actions = clip(limits, mean + std * jax.random.normal(k, (samples, *mean.shape)))
-      energies = evaluate(energy, context, actions, goal)
+      energies = evaluate(energy, context, actions, goal, batch)
       if control:
         energies += control * (mean * actions / jnp.square(std)).sum((1, 2))
       chosen = jax.lax.top_k(-energies, elites)[1]

@@ -54,6 +54,19 @@ def add(memory: Memory, latents: jax.Array) -> Memory:
   return Memory(memory.latents.at[slots].set(latents), memory.count + len(latents))
 
 
+def spread(memory: Memory, latents: jax.Array, cost: Cost, apart: float) -> Memory:
+  """With those of latents [N D], in order, that are more than `apart` from all that is known, in units of the
+  cost: sparse, so that a small memory covers much (as sparse graphical memory, arXiv 2003.06417)."""
+
+  def one(memory, latent):
+    known = jnp.where(filled(memory), jax.vmap(lambda z: cost(z, latent))(memory.latents), jnp.inf)
+    far, capacity = known.min() > apart, len(known)
+    slot = jnp.where(far, memory.count % capacity, capacity)      # one past the end is dropped
+    return Memory(memory.latents.at[slot].set(latent, mode="drop"), memory.count + far), None
+
+  return jax.lax.scan(one, memory, latents)[0]
+
+
 def filled(memory: Memory) -> jax.Array:
   """bool [C]: the slots that hold a latent."""
   return jnp.arange(len(memory.latents)) < memory.count
@@ -167,13 +180,15 @@ def searched(high: Planner, memory: Memory | None = None) -> Proposer:
 
 
 def remembered(memory: Memory, cost: Cost, *, neighbours: int, longest: float,
-               reached: float = 0.0) -> Proposer:
+               reached: float = 0.0, ahead: float = 0.0) -> Proposer:
   """The first latent on the cheapest path through the memory; the goal itself where it is within `longest`
   and no detour is cheaper, and where no path is known.
 
   Args:
     neighbours, longest: of the graph; `longest` also bounds the first and the last leg.
     reached: latents this near, in units of the cost, are behind us and not proposed.
+    ahead: the last latent on that path which is no more than this along it is proposed, or the goal where all of
+      the path is; the first one where it is farther than that.
   """
   costs = graph(memory, cost, neighbours=neighbours, longest=longest)
   trusted = lambda c: jnp.where(c <= longest, c, jnp.inf)
@@ -182,8 +197,28 @@ def remembered(memory: Memory, cost: Cost, *, neighbours: int, longest: float,
     first = jax.vmap(lambda z: cost(context, z))(memory.latents)
     last = jax.vmap(lambda z: cost(z, goal))(memory.latents)
     first = jnp.where(filled(memory) & (first > reached), trusted(first), jnp.inf)
-    total = first + shortest(costs, jnp.where(filled(memory), trusted(last), jnp.inf))
-    straight = trusted(cost(context, goal))
-    return jnp.where(straight <= total.min(), goal, memory.latents[total.argmin()]), state
+    last = jnp.where(filled(memory), trusted(last), jnp.inf)
+    left = shortest(costs, last)
+    total = first + left
+    node, walked = along(costs, left, last, total.argmin(), first[total.argmin()], ahead)
+    subgoal = jnp.where(walked + last[node] <= ahead, goal, memory.latents[node])
+    return jnp.where(trusted(cost(context, goal)) <= total.min(), goal, subgoal), state
 
   return Proposer(lambda: (), propose)
+
+
+def along(costs: jax.Array, left: jax.Array, last: jax.Array, node: jax.Array, walked: jax.Array,
+          ahead: float) -> tuple[jax.Array, jax.Array]:
+  """(node, walked): the farthest node of the cheapest path from `node` on that is within `ahead`, of a graph
+  `costs` [C C] and what is `left` [C] from each node, of which `last` [C] straight to the goal."""
+
+  def following(state):
+    node, walked = state
+    on = costs[node] + left
+    return on.argmin(), walked + costs[node, on.argmin()], on.min()
+
+  def going(state):
+    _, far, on = following(state)
+    return (state[1] < far) & (far <= ahead) & (on < last[state[0]])
+
+  return jax.lax.while_loop(going, lambda state: following(state)[:2], (node, walked))

@@ -32,7 +32,7 @@ class State(NamedTuple):
 
 
 def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2.0, dot: float = 1.3,
-         limit: float = 2.45, apart: int = 0, led: float = 0.5) -> World:
+         limit: float = 2.45, apart: int = 0, led: float = 0.5, number: int | None = None) -> World:
   """A world of mazes.
 
   Args:
@@ -42,6 +42,7 @@ def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2
     apart: least number of moves from cell to cell between start and goal of a problem; 0: `cells`.
     led: share of training trajectories that walk through the maze, from cell to cell along shortest paths to
       cells drawn in turn; the others wander as those of Two Rooms do, and turn round where nothing moves.
+    number: of the one maze there is; None: a maze is drawn for every layout.
 
   Success is a distance to the goal under a third of a cell. Starts and goals are within a sixth of a cell's
   side of its middle on both axes, so that no success reaches through a wall.
@@ -77,13 +78,16 @@ def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2
     at = jnp.floor((position[::-1] - line[0]) / side).astype(jnp.int32)
     return jnp.clip(at, 0, n - 1)
 
+  def drawn(key):
+    return layout(key if number is None else jax.random.key(number), cells=n, loops=loops)
+
   def anywhere(key):
     return jax.random.uniform(key, (2,), minval=-side / 6, maxval=side / 6)
 
   def reset(key):
     """A cell, and a place in it; both uniform."""
     k_layout, k_cell, k_place = jax.random.split(key, 3)
-    right, down = layout(k_layout, cells=n, loops=loops)
+    right, down = drawn(k_layout)
     cell = jax.random.randint(k_cell, (2,), 0, n)
     reach = side / 2 - thickness / 2 - MARGIN
     place = jnp.asarray(middle)[cell] + jax.random.uniform(k_place, (2,), minval=-reach, maxval=reach)
@@ -105,7 +109,7 @@ def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2
   def problem(key):
     """Two cells, uniform among the pairs that are at least `apart` moves apart."""
     k_layout, k_pair, k_start, k_goal = jax.random.split(key, 4)
-    right, down = layout(k_layout, cells=n, loops=loops)
+    right, down = drawn(k_layout)
     far = (distances(right, down) >= apart).ravel()
     pair = jnp.argmax(jnp.where(far, jax.random.uniform(k_pair, (n**4,), minval=0.5), 0.0))
     place = lambda cell, k: jnp.asarray(middle)[jnp.stack([cell % n, cell // n])] + anywhere(k)
