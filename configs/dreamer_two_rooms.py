@@ -1,4 +1,5 @@
-r"""The world model of Dreamer (arXiv 2301.04104), without reward and actor, in Two Rooms, trajectories generated inside the step.
+r"""The world model of Dreamer (arXiv 2301.04104), without reward and actor,
+in Two Rooms, trajectories generated inside the step.
 
 python -m jepa.main --config=configs/dreamer_two_rooms.py --workdir=runs/dreamer_two_rooms
 

@@ -1,4 +1,5 @@
-r"""Prediction of the next frames' pixels, PLDM's networks (arXiv 2502.14819), in Two Rooms, trajectories generated inside the step.
+r"""Prediction of the next frames' pixels, PLDM's networks (arXiv 2502.14819),
+in Two Rooms, trajectories generated inside the step.
 
 python -m jepa.main --config=configs/next_frame_two_rooms.py --workdir=runs/next_frame_two_rooms
 

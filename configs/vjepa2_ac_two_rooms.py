@@ -1,6 +1,7 @@
 r"""V-JEPA 2-AC (arXiv 2506.09985) in Two Rooms, trajectories generated inside the step.
 
-python -m jepa.main --config=configs/vjepa2_ac_two_rooms.py --workdir=runs/vjepa2_ac_two_rooms [--config.init.encoder=DIR]
+python -m jepa.main --config=configs/vjepa2_ac_two_rooms.py --workdir=runs/vjepa2_ac_two_rooms \
+    [--config.init.encoder=DIR]
 
 Argument: random (default; wall and door of every layout drawn), fixed, tiny. Two CPU cores: not run here.
 The encoder is frozen: that of another run of a ViT on the same pictures with the same `encoder`, `mean` and `std`,
@@ -24,7 +25,7 @@ def get_config(arg=None):
       predictor=dict(width=128, depth=3, heads=4), rollout=2, history=4,
       mean=(0.0026, 0.0989), std=(0.0369, 0.2986),
       position_mean=(31.6, 32.1), position_std=(16.1, 16.1))
-  c.optim = dict(name="adamw", lr=dict(kind="cosine", value=5e-4, end=5e-7, warmup="2 %"),
+  c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-6, warmup="2 %"),
                  weight_decay=dict(value=0.04), clip=0.0)
   c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
   c.log.every = "50 steps"

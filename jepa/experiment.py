@@ -183,7 +183,9 @@ def _unlike(wrote: dict, ours: dict) -> list[str]:
     pixels = {k: args.get(k, own[k].default) for k in ("mean", "std") if k in own}
     encoder = args.get("encoder", {})
     sizes = {k: encoder[k] for k in ("variant", "width", "depth", "heads") if k in encoder}
-    return pixels | ({"heads": vit.shape_of(**sizes)[2], "position": encoder.get("position", "sincos")} if sizes else {})
+    if not sizes:
+      return pixels
+    return pixels | {"heads": vit.shape_of(**sizes)[2], "position": encoder.get("position", "sincos")}
 
   def same(a, b):
     a, b = np.ravel(a), np.ravel(b)

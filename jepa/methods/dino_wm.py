@@ -31,7 +31,8 @@ def make(*, encoder: Mapping, predictor: Mapping, action: int = 10, proprio: int
   Args:
     encoder: of vit.encoder. predictor: of frames.joined. action: width of the action's embedding.
     proprio: width of the position's, 10 as published; 0: none. Planning sees pictures only, so a linear map of the
-      first frame's features stands for its position; it is trained beside, on the true one, and changes nothing else.
+      first frame's features stands for its position; it is trained beside, on the true one, and changes
+      nothing else (but a clipped norm of all gradients, so do not clip).
     alpha: weight of proprioception in the planner's distance.
     mean, std: of pixels in [0, 1], by channel, as the encoder was trained. position_mean, position_std: of positions.
   """

@@ -40,7 +40,8 @@ def make(*, encoder: Mapping, predictor: Mapping, decoder: Mapping, first: float
     x = prepare(batch["image"][:, 0])
     params = {"encoder": enc.init(k_enc, x)}
     z = enc.apply(params["encoder"], x)
-    return params | {"predictor": pred.init(k_pred, z, batch["action"][:, 0]), "decoder": decode(x).init(k_dec, z)}, {}
+    params["predictor"] = pred.init(k_pred, z, batch["action"][:, 0])
+    return params | {"decoder": decode(x).init(k_dec, z)}, {}
 
   def loss(params, extra, batch, key):
     x, a = prepare(batch["image"]), batch["action"].astype(jnp.float32)

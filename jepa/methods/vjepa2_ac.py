@@ -9,7 +9,7 @@ The published encoder is V-JEPA 2's; here it is any ViT of this project: `config
 one its weights are drawn and stay as they are, which is the floor. The published state is a robot's pose, known at
 the start of a plan and then summed up from the actions, as no wall would let it. Here it is "position", and planning
 sees pictures only: a linear map of a frame's features, encoded or imagined, reads it. That map is trained beside, on
-the true positions, and changes nothing else.
+the true positions, and changes nothing else (but a clipped norm of all gradients, so do not clip).
 """
 from collections.abc import Mapping, Sequence
 
