@@ -421,6 +421,19 @@ def test_open_loop_tells_a_right_model_from_its_floors(latent, parts):
   np.testing.assert_allclose(wrong.unrelated, found.unrelated, rtol=1e-5)
 
 
+def test_mean_motion_follows_a_steady_drift(tmp_path):
+  """Frames that grow by one a step: the mean motion says where they are; a model that stands still is the floor."""
+  path = str(write_npz(tmp_path, recording()))
+  drift = [sources.load("trajectories", which, path=path, length=3, test_share=0.5) for which in ("train", "test")]
+  model = WorldModel(lambda params, extra, image: image[..., 0].astype(jnp.float32).mean((1, 2))[:, None] / 5,
+                     lambda params, extra, z, a: z, lambda a, b: jnp.square(a - b).sum(-1))
+  found = measure(model, drift)
+  np.testing.assert_allclose(found.distance["_mean_motion"], 0, atol=1e-6)
+  for kind in ("", "_still", "_shuffled"):
+    np.testing.assert_allclose(found.distance[kind] * found.unrelated, [1, 4], rtol=1e-4)
+    np.testing.assert_allclose(found.position[kind], [5 ** 0.5, 20 ** 0.5], rtol=0.05)
+
+
 def test_a_collapsed_model_is_not_called_exact(parts):
   """Shrunk by a million it predicts as badly as it did; a constant has no distances."""
   small = measure(dot(encode=lambda x: 1e-4 * x, gain=0.0), parts)
