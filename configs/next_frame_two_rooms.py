@@ -19,7 +19,7 @@ def get_config(arg=None):
   c.data = dict(source="world", args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=17, n=100000),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
-      encoder=dict(widths=(16, 32, 32), outputs=256, blocks=0, strided=True), predictor=dict(kind="gru", width=256),
+      encoder=dict(widths=(16, 32, 32), outputs=256, blocks=0, strides=(2, 2, 2)), predictor=dict(kind="gru", width=256),
       decoder=dict(widths=(32, 16, 8)),
       mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-5, warmup="2 %"),
@@ -28,7 +28,7 @@ def get_config(arg=None):
   c.log.every = "50 steps"
   if arg == "tiny":
     data, evaluation = c.data, c.eval
-    c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=0, strided=True),
+    c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=0, strides=(2, 2)),
                     predictor=dict(kind="gru", width=8), decoder=dict(widths=(4, 4)))
     c.data, c.eval = data, evaluation
     c.data.args.update(length=4, n=64, test=16)
