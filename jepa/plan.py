@@ -43,7 +43,7 @@ _SUBGOALS = flags.DEFINE_enum("subgoals", "none", ["none", "memory", "search"], 
                               "of the cheapest path through a memory, or of a searched sequence of them. Needs a "
                               "world of one layout, such as two_rooms or --world=maze --world_set=number=0.")
 _SUBGOALS_SET = flags.DEFINE_multi_string("subgoals_set", [], "NAME=VALUE, an argument of evals.planning.level or "
-                                          "proposer, such as capacity=1024 or longest=1.8; may be repeated.")
+                                          "proposer, such as capacity=1024 or longest=2.5; may be repeated.")
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "NAME=VALUE,VALUE,...: of horizon, every, last or an argument of the "
                                    "planner; may be repeated, for all combinations.")
 _HORIZON = flags.DEFINE_integer("horizon", 50, "Actions a plan.", lower_bound=1)

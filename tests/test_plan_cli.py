@@ -199,7 +199,8 @@ def test_landscapes(tmp_path):
   """The distance is least at the goal, the energy of a held action towards it; both are drawn."""
   world = worlds.make("two_rooms")
   start = world.problem(KEY)[0]._replace(position=jnp.array([16.0, 40.0]))
-  starts, goals = (jax.tree.map(lambda x: x[None], s) for s in (start, start._replace(position=jnp.array([8.0, 48.0]))))
+  goal = start._replace(position=jnp.array([8.0, 48.0]))
+  starts, goals = (jax.tree.map(lambda x: x[None], s) for s in (start, goal))
   energy, observe, aim = evals.of_world(world, horizon=4)
   heat, held = jax.jit(lambda: (
       evals.landscape(world, observe, aim, evals.latents_of_world(world), starts, goals, side=9),

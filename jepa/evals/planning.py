@@ -224,7 +224,7 @@ def cost(latents: Latents, unit: jax.Array) -> subgoals.Cost:
 
 
 def proposer(kind: str, memory: subgoals.Memory, latents: Latents, unit: jax.Array, *, horizon: int,
-             longest: float = 1.8, neighbours: int = 0, reached: float = 0.0, ahead: float = 0.0, count: int = 4,
+             longest: float = 2.0, neighbours: int = 0, reached: float = 0.0, ahead: float = 0.0, count: int = 4,
              power: float = 4.0, samples: int = 200, elites: int = 20, iterations: int = 8) -> subgoals.Proposer:
   """Subgoals out of a memory; lengths in steps of the training behaviour.
 

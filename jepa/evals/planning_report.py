@@ -117,18 +117,17 @@ def rollouts(path: str | os.PathLike, images: Sequence[np.ndarray | None], real:
 def tradeoff(path: str | os.PathLike, points: Sequence[Mapping]) -> None:
   """Success with its 95 % interval against seconds an episode, a point for each setting."""
   with rc_context(report.STYLE):
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
-    for p in points:
+    for i, p in enumerate(points):
       share = 100 * np.array([p["success"] - p["low"], p["high"] - p["success"]])[:, None]
-      ax.errorbar(p["seconds_per_episode"], 100 * p["success"], np.maximum(share, 0), fmt="o", ms=4, capsize=2,
-                  color="C0", elinewidth=0.8)
-      text = " ".join(f"{k}={v}" for k, v in p["settings"].items())
-      ax.annotate(text, (p["seconds_per_episode"], 100 * p["success"]), xytext=(4, 3), textcoords="offset points",
-                  fontsize=6)
+      ax.errorbar(p["seconds_per_episode"], 100 * p["success"], np.maximum(share, 0), fmt="os^vDP"[i // 10 % 6], ms=4,
+                  capsize=2, color=f"C{i % 10}", elinewidth=0.8,
+                  label=" ".join(f"{k}={v}" for k, v in p["settings"].items()))
     ax.set_xscale("log")
     ax.set_ylim(-3, 103)
     ax.set_xlabel("seconds an episode")
     ax.set_ylabel("success, %")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
     figure.savefig(path, dpi=150)
