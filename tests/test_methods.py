@@ -39,7 +39,12 @@ class Case:
     return self.exp.step(state, batch)
 
 
-@pytest.fixture(scope="module", params=runs.CONFIGS)
+def once(name):
+  """In every run of the tests: one config a method."""
+  return name if name in runs.one_config_per_method() else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[once(n) for n in runs.CONFIGS])
 def case(request):
   """One config after the other: pytest groups the tests by it."""
   yield Case(request.param)

@@ -23,6 +23,9 @@ MESHES = [dict(data=8, fsdp=1, tensor=1), dict(data=2, fsdp=4, tensor=1),
           dict(data=1, fsdp=8, tensor=1), dict(data=2, fsdp=2, tensor=2)]
 STEPS = 3
 FAST = ("ijepa", "lejepa", "mocov2", "dino")
+# Losses that are means over examples: nothing but gradients crosses the batch.
+EACH = ("ijepa", "aim", "byol", "dae", "data2vec", "dino_wm", "dreamer", "mae", "next_frame", "simmim", "simsiam",
+        "supervised", "vae", "vjepa2_ac")
 
 
 def curve(exp, on_mesh: bool):
@@ -51,7 +54,13 @@ def reference(name):
   return curve(experiment.build(runs.config(name, mesh=MESHES[0])), on_mesh=False)[0]
 
 
-@pytest.mark.parametrize("name", runs.one_config_per_method())
+def crossing(name):
+  """In every run of the tests: the methods with statistics over the batch, and one without."""
+  slow = runs.config(name).method in EACH[1:]
+  return pytest.param(name, marks=pytest.mark.slow) if slow else name
+
+
+@pytest.mark.parametrize("name", [crossing(n) for n in runs.one_config_per_method()])
 def test_every_method_is_the_same_on_eight_devices(name):
   """Loss, gradients, and what a step leaves in `extra`: batch statistics, queues, centres, codes."""
   exp = experiment.build(runs.config(name, mesh=MESHES[1], replicated_tolerance=1.0))

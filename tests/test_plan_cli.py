@@ -88,6 +88,7 @@ def test_subgoals_lie_ahead_on_the_path():
   np.testing.assert_allclose(ask(3.5 * hop, 21), places[21], atol=1e-6)      # the other way round, all of it
 
 
+@pytest.mark.slow
 def test_two_levels_find_the_way_through_a_maze():
   """Greedy planning of eight actions is stuck behind walls; with a memory of where training went it is not."""
   args = dict(cells=3, thickness=6.0, apart=3, loops=0, number=0)
