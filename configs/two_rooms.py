@@ -17,26 +17,27 @@ def get_config(arg=None):
     raise ValueError(f"argument {arg!r}: write one of {', '.join(ARGUMENTS)}")
   c = config.base()
   c.total, c.batch, c.method = "12000 steps", 64, "pldm"
-  c.data = dict(source="world", args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=17, n=1_000_000),
-                train="train", test="test", workers=0, prefetch=2)
+  c.data = dict(
+      source="world", train="train", test="test", workers=0, prefetch=2,
+      args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=17, span=91, n=1_000_000))
   c.args = dict(
-      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)), predictor=dict(kind="gru", width=128),
-      prediction=1.0, variance=16.0, covariance=8.0, smoothness=12.0, temporal_variance=0.0, inverse=1.0,
-      mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
+      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)),
+      predictor=dict(kind="mlp", width=256), prediction=3.0, variance=16.0, covariance=8.0, smoothness=12.0,
+      temporal_variance=0.0, inverse=1.0, mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-5, warmup="2 %"),
                  weight_decay=dict(value=1e-5), clip=2.0)
   c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
   c.eval.args = {}
   c.log.every = "50 steps"
   if arg == "published":
-    c.total, c.batch = "12 epochs", 384
+    c.total, c.batch, c.data.args.n = "12 epochs", 384, 100_000
     c.args.encoder = dict(widths=(32, 64, 64), outputs=512, dtype="bfloat16")
-    c.args.predictor = dict(kind="gru", width=512)
+    c.args.predictor, c.args.prediction = dict(kind="gru", width=512), 1.0
   if arg == "tiny":
     data, evaluation = c.data, c.eval
     c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=1, strides=(2, 2)),
                     predictor=dict(kind="gru", width=8))
     c.data, c.eval = data, evaluation
-    c.data.args.update(length=4, n=64, test=16)
+    c.data.args.update(length=4, span=9, n=64, test=16)
     c.eval.batch = 16
   return c

@@ -96,6 +96,21 @@ def test_a_trajectory_is_a_function_of_seed_and_index():
   assert set(test.arrays["index"]).isdisjoint(source.arrays["index"]) and test.length == 4
 
 
+def test_a_window_lies_anywhere_in_its_span():
+  make = lambda **args: sources.load("world", "train", name="two_rooms", args=dict(random=True), n=20, **args)
+  whole, part = make(length=20), make(length=5, span=20)
+  places = set()
+  for i in range(6):
+    long, short = jax.jit(whole.generate)(i), jax.jit(part.generate)(i)
+    first = int(np.abs(long["action"][:16] - short["action"][0]).sum(1).argmin())
+    places.add(first)
+    for k, frames in (("position", 5), ("action", 4), ("image", 5)):
+      np.testing.assert_allclose(short[k], long[k][first:first + frames], atol=1e-3)
+  assert len(places) > 2
+  with pytest.raises(ValueError, match="no window of 5 frames fits"):
+    make(length=5, span=4)
+
+
 def test_frames_and_positions_follow_the_actions():
   source = sources.load("world", "train", name="two_rooms", length=6, n=8)
   found = source.generate(2)
