@@ -37,6 +37,8 @@ def base() -> ConfigDict:
 
   c.memory = 0                    # pooled latents kept in the state, and so in every checkpoint: those of the last so
                                   # many examples, to plan with (jepa.plan --subgoals); 0: none
+  # what jepa.plan does where its flags say nothing; args: of jepa/planning/<planner>.py
+  c.plan = ConfigDict(dict(planner="mppi", horizon=50, every=10, last=0, args={}))
 
   # source: jepa/data/sources.py
   c.data = ConfigDict(dict(source="mnist5k", args={}, train="train", test="test"))

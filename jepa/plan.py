@@ -1,5 +1,5 @@
-r"""Plans with a trained world model: python -m jepa.plan --workdir=runs/two_rooms [--planner=mppi] [--episodes=200]
-[--horizon=50 --every=10 --set=samples=64 --set=iterations=2] [--rows=...]
+r"""Plans with a trained world model: python -m jepa.plan --workdir=runs/two_rooms [--episodes=200]
+[--planner=mppi --horizon=50 --every=10 --set=samples=64 --set=iterations=2] [--rows=...]
 
 Acts in the world that the run was trained on, or another (--world). Prints success rates with their 95 % intervals
 beside floors under the same protocol, and writes workdir/planning/: results.json, episodes as GIFs, imagined
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa import checkpoint, experiment, logs, worlds
+from jepa import checkpoint, config as configs, experiment, logs, worlds
 from jepa.evals import planning as evals, planning_host as host, planning_report as pictures
 from jepa.planning import NAMES
 
@@ -36,7 +36,8 @@ _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Its step; the newest by 
 _WORLD = flags.DEFINE_string("world", "", f"One of {', '.join(worlds.WORLDS)}; pusht_gym or "
                              "gymnasium:ID, which step on the host; that of the run by default.")
 _WORLD_SET = flags.DEFINE_multi_string("world_set", [], "NAME=VALUE, an argument of the world; may be repeated.")
-_PLANNER = flags.DEFINE_enum("planner", "mppi", NAMES, "How to search: jepa/planning/<name>.py.")
+_PLANNER = flags.DEFINE_enum("planner", None, NAMES, "How to search: jepa/planning/<name>.py; this and the next four "
+                             "are by default what the run's config.plan says.")
 _SET = flags.DEFINE_multi_string("set", [], "NAME=VALUE, an argument of the planner, such as samples=64 or batch=16 "
                                  "(samples at a time, where memory is short); may be repeated.")
 _SUBGOALS = flags.DEFINE_enum("subgoals", "none", ["none", "memory", "search"], "Two levels: towards the next latent "
@@ -46,9 +47,9 @@ _SUBGOALS_SET = flags.DEFINE_multi_string("subgoals_set", [], "NAME=VALUE, an ar
                                           "proposer, such as capacity=1024 or longest=2.5; may be repeated.")
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "NAME=VALUE,VALUE,...: of horizon, every, last or an argument of the "
                                    "planner; may be repeated, for all combinations.")
-_HORIZON = flags.DEFINE_integer("horizon", 50, "Actions a plan.", lower_bound=1)
-_EVERY = flags.DEFINE_integer("every", 10, "Actions executed before the next plan.", lower_bound=1)
-_LAST = flags.DEFINE_integer("last", 0, "Imagined states that count, from the last; 0: all.", lower_bound=0)
+_HORIZON = flags.DEFINE_integer("horizon", None, "Actions a plan.", lower_bound=1)
+_EVERY = flags.DEFINE_integer("every", None, "Actions executed before the next plan.", lower_bound=1)
+_LAST = flags.DEFINE_integer("last", None, "Imagined states that count, from the last; 0: all.", lower_bound=0)
 _EPISODES = flags.DEFINE_integer("episodes", 200, "How many.", lower_bound=1)
 _CHUNK = flags.DEFINE_integer("chunk", 25, "Episodes at a time; a memory grows between them.", lower_bound=1)
 _BUDGET = flags.DEFINE_integer("budget", 0, "Steps allowed; 0: those of the world's protocol.", lower_bound=0)
@@ -76,6 +77,16 @@ def settings(texts: list[str], flag: str) -> dict:
 
 
 load_model = experiment.world_model
+
+
+def search_of(exp: experiment.Experiment) -> dict:
+  """Keyword arguments of evals.planning.planned, and `last`: what the flags say, else the run's config.plan. Another
+  planner than there takes none of its arguments."""
+  c = configs.base().plan.to_dict() | dict(exp.config.get("plan", {}))      # older workdirs have none
+  given = lambda flag, name: c[name] if flag.value is None else flag.value
+  own = c["args"] if given(_PLANNER, "planner") == c["planner"] else {}
+  return dict(name=given(_PLANNER, "planner"), horizon=given(_HORIZON, "horizon"), every=given(_EVERY, "every"),
+              last=given(_LAST, "last"), **(dict(own) | settings(_SET.value, "set")))
 
 
 def grid(texts: list[str]) -> list[dict]:
@@ -116,10 +127,8 @@ def _main() -> None:
   if host.hosted(_WORLD.value):
     exp = experiment.build(experiment.saved_config(_WORKDIR.value))
     host.plan(exp, load_model(exp), _WORLD.value, workdir=_WORKDIR.value, checkpoint=_CHECKPOINT.value,
-              args=settings(_WORLD_SET.value, "world_set"), planner=_PLANNER.value,
-              settings=settings(_SET.value, "set"), horizon=_HORIZON.value, every=_EVERY.value, last=_LAST.value,
-              episodes=_EPISODES.value, budget=_BUDGET.value, seed=_SEED.value,
-              rows=_ROWS.value if flags.FLAGS["rows"].present else None)
+              args=settings(_WORLD_SET.value, "world_set"), search=search_of(exp), episodes=_EPISODES.value,
+              budget=_BUDGET.value, seed=_SEED.value, rows=_ROWS.value if flags.FLAGS["rows"].present else None)
     return
   if unknown := [r for r in _ROWS.value if r not in evals.ROWS]:
     raise ValueError(f"--rows: {unknown[0]!r} is unknown; choose among {', '.join(evals.ROWS)}")
@@ -145,8 +154,7 @@ def _main() -> None:
   # 2. Who acts: floors and the trained model, or only the latter in many ways.
   folder, saved = Path(_WORKDIR.value) / "planning", None
   folder.mkdir(parents=True, exist_ok=True)
-  search = dict(name=_PLANNER.value, horizon=_HORIZON.value, every=_EVERY.value, last=_LAST.value,
-                **settings(_SET.value, "set"))
+  search = search_of(exp)
   two = _subgoals(world, protocol)
   about = {"world": name, "version": world.version, "args": json.loads(json.dumps(args)), "step": int(state.step)}
   same = trained_on and {"name": name, "args": args} == {k: trained_on.get(k) for k in ("name", "args")}

@@ -3,6 +3,7 @@ memory that outlives episodes and is in the checkpoint, sweeps, and its pictures
 import json
 
 from absl import flags
+from absl.testing import flagsaver
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,16 +176,31 @@ def test_sweeps(tmp_path, monkeypatch):
     return dict(success=0.5, low=0.2, high=0.8, seconds_per_episode=len(asked), steps_to_success=None), None, None
 
   monkeypatch.setattr(plan, "_act", act)
-  flags.FLAGS(["jepa.plan", f"--workdir={tmp_path}", "--sweep=samples=8,4", "--sweep=name=mppi,cem"])
-  try:
-    with pytest.raises(KeyboardInterrupt):
-      plan._sweep(None, None, None, None, dict(name="mppi", every=2), {}, tmp_path, {})
-  finally:
-    flags.FLAGS.unparse_flags()
+  with flagsaver.flagsaver(), pytest.raises(KeyboardInterrupt):
+    flags.FLAGS(["jepa.plan", f"--workdir={tmp_path}", "--sweep=samples=8,4", "--sweep=name=mppi,cem"])
+    plan._sweep(None, None, None, None, dict(name="mppi", every=2), {}, tmp_path, {})
   assert asked[3] == dict(name="cem", every=2, samples=4)
   points = json.loads((tmp_path / "sweep.json").read_text())["points"]
   assert [tuple(p["settings"].values()) for p in points] == [(8, "mppi"), (8, "cem"), (4, "mppi")]
   assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
+def test_flags_win_over_the_plan_of_the_config():
+  c = runs.config("two_rooms")
+  c.plan.update(planner="icem", horizon=9, args=dict(samples=8, elites=2))
+  exp = experiment.build(c)
+
+  def found(*given):
+    with flagsaver.flagsaver():
+      flags.FLAGS(["jepa.plan", "--workdir=none", *given])
+      return plan.search_of(exp)
+
+  assert found() == dict(name="icem", horizon=9, every=10, last=0, samples=8, elites=2)
+  assert found("--set=samples=4", "--every=3") == dict(name="icem", horizon=9, every=3, last=0, samples=4, elites=2)
+  assert found("--planner=mppi", "--last=2") == dict(name="mppi", horizon=9, every=10, last=2)
+  older = exp._replace(config={k: v for k, v in exp.config.items() if k != "plan"})
+  exp = older
+  assert found() == dict(name="mppi", horizon=50, every=10, last=0)
 
 
 def test_a_probe_reads_positions():

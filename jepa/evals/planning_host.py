@@ -196,13 +196,14 @@ def _chunk(world, batch, problems, keys, act, aim, init, *, budget, each, films,
 # ---- the command ----
 
 def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: str, checkpoint: int | None,
-         args: Mapping[str, Any], planner: str, settings: Mapping[str, Any], horizon: int, every: int, last: int,
-         episodes: int, budget: int, seed: int, rows: Sequence[str] | None) -> None:
+         args: Mapping[str, Any], search: Mapping[str, Any], episodes: int, budget: int, seed: int,
+         rows: Sequence[str] | None) -> None:
   """jepa.plan in a world on the host: prints the table and writes workdir/planning/. What the world's arguments leave
   open is that of the run's data: the size of pictures, and, for PushT, demonstrations and what was held out.
 
   Args:
-    horizon, every: in actions of the model, of `frameskip` (config.data.args) steps of the environment.
+    search: of `planned`; horizon and every in actions of the model, of `frameskip` (config.data.args) steps of the
+      environment.
     rows: of ROWS; all that there are for None.
 
   Raises:
@@ -225,7 +226,6 @@ def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: s
 
   # 2. Who acts.
   state = experiment.load(workdir, exp.abstract, exp.shardings, checkpoint).state
-  search = dict(name=planner, horizon=horizon, every=every, last=last, **settings)
   model_of = lambda s: planned(world, model, s.params, s.extra, skip=skip, **search)
   agents = {k: lambda a=a: a for k, a in floors(world).items()}
   agents |= {UNTRAINED: lambda: model_of(experiment.initial_state(exp)), TRAINED: lambda: model_of(state)}
