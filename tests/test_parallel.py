@@ -24,7 +24,7 @@ MESHES = [dict(data=8, fsdp=1, tensor=1), dict(data=2, fsdp=4, tensor=1),
 STEPS = 3
 FAST = ("ijepa", "lejepa", "mocov2", "dino")
 # Losses that are means over examples: nothing but gradients crosses the batch.
-EACH = ("ijepa", "aim", "byol", "dae", "data2vec", "dino_wm", "dreamer", "mae", "next_frame", "simmim", "simsiam",
+EACH = ("aim", "byol", "dae", "data2vec", "dino_wm", "dreamer", "mae", "next_frame", "simmim", "simsiam",
         "supervised", "vae", "vjepa2_ac")
 
 
@@ -55,8 +55,8 @@ def reference(name):
 
 
 def crossing(name):
-  """In every run of the tests: the methods with statistics over the batch, and one without."""
-  slow = runs.config(name).method in EACH[1:]
+  """In every run of the tests: the methods with statistics over the batch that are not tried on every mesh."""
+  slow = runs.config(name).method in EACH or name in FAST
   return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 
@@ -82,13 +82,17 @@ def test_every_method_is_the_same_on_eight_devices(name):
   assert max(jax.tree.leaves(distance)) < 1e-3 * size, distance
 
 
-def fast(name):
-  """In every run of the tests: one method a kind of state (none, statistics, target, queue)."""
-  return name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+def meshed():
+  """All methods on all meshes; in every run of the tests one method a kind of state (none, statistics, target, queue)
+  on two of them, and the first on all."""
+  for name in runs.one_config_per_method():
+    for i, mesh in enumerate(MESHES):
+      often = name == FAST[0] or name in FAST and i in (0, 3)
+      yield pytest.param(name, mesh, id="-".join([name, "x".join(str(v) for v in mesh.values())]),
+                         marks=() if often else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(str(v) for v in m.values()))
-@pytest.mark.parametrize("name", [fast(n) for n in runs.one_config_per_method()])
+@pytest.mark.parametrize("name,mesh", list(meshed()))
 def test_any_mesh_gives_the_curve_of_one_device(name, mesh):
   exp = experiment.build(runs.config(name, mesh=mesh, replicated_tolerance=1.0))
   losses, state = curve(exp, on_mesh=True)

@@ -316,7 +316,7 @@ def test_the_normaliser_is_of_the_training_episodes(tmp_path):
 
 
 def test_a_world_is_normalised_only_when_asked(monkeypatch):
-  def numbered(made, length, seed, index):
+  def numbered(made, length, seed, index, span):
     steps = jnp.arange(length) + 10.0 * index
     return {"image": None, "action": steps[:-1, None], "position": jnp.stack([steps, 0 * steps + 2], -1)}
   monkeypatch.setattr(worlds, "trajectory", numbered)
