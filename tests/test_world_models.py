@@ -345,6 +345,26 @@ def test_the_true_simulator_beats_a_random_walk(rooms):
   assert episode.live.shape == (16, 60) and episode.done.sum() == found["successes"]
 
 
+def test_episodes_that_take_turns_are_those_run_whole(rooms):
+  """Whichever share a call, and after others have ended; what is left of an ended episode stays as it was."""
+  world, protocol = rooms
+  plan = evals.planned(world, *evals.of_world(world, horizon=6), name="shooting", horizon=6, every=4, samples=8)
+  protocol = protocol._replace(episodes=7, budget=22)         # no whole number of looks
+  _, few = evals.run(world, plan, protocol, chunk=3)
+  _, many = evals.run(world, plan, protocol, chunk=7)
+  jax.tree.map(np.testing.assert_array_equal, few, many)
+  assert few.live.shape == (7, 22) and few.energies.shape == (7, 6)
+  near = world._replace(success=lambda state, goal: jnp.abs(state.position - goal.position).max() < 30)
+  found, short = evals.run(near, plan, protocol, chunk=3)
+  taken = short.live.sum(1)
+  assert 0 < found["successes"] and len(set(taken)) > 2
+  for i in np.flatnonzero(short.done):
+    n = taken[i]
+    np.testing.assert_array_equal(short.states.position[i, :n + 1], few.states.position[i, :n + 1])
+    assert (short.states.position[i, n:] == short.states.position[i, n]).all() and not short.live[i, n:].any()
+    assert np.isinf(short.energies[i, -(-n // 4):]).all() and np.isfinite(short.energies[i, :-(-n // 4)]).all()
+
+
 def test_every_policy_meets_the_same_problems(rooms):
   world, protocol = rooms
   _, a = evals.run(world, evals.random(world), protocol, chunk=8)
