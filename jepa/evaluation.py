@@ -18,6 +18,8 @@ from jepa.evals.suite import PIXELS, TRAINED, UNTRAINED
 from jepa.experiment import Experiment
 from jepa.types import TrainState
 
+MADE = 5_000      # examples of a split that are evaluated where they are made on demand, as many as one likes
+
 
 def features_of(exp: Experiment, state: TrainState, train: sources.Source, test: sources.Source,
                 names: Sequence[str] = ()) -> feature_lib.FeatureSet:
@@ -153,10 +155,11 @@ def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str
   """All evaluations, with their floors unless config.eval.floors is off: prints the table, writes results.json
   and the report; returns alarms."""
   workdir, names = Path(workdir), list(names or exp.config["eval"]["final"])
-  by_row = floors(exp, exp.train, exp.test, names) if exp.config["eval"].get("floors", True) else {}
-  by_row |= {TRAINED: features_of(exp, state, exp.train, exp.test, names)}
+  train, test = (_limited(s, MADE) if s.generate else s for s in (exp.train, exp.test))
+  by_row = floors(exp, train, test, names) if exp.config["eval"].get("floors", True) else {}
+  by_row |= {TRAINED: features_of(exp, state, train, test, names)}
   rows = suite.run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
-                   protocol=protocol(exp, exp.train, exp.test, int(state.step)))
+                   protocol=protocol(exp, train, test, int(state.step)))
   if jax.process_index() == 0:
     suite.save(rows, workdir / "results.json")
     print(suite.table(rows), flush=True)

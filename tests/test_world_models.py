@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import checkpoint, experiment, plan, train, worlds
+from jepa import checkpoint, evaluation, experiment, plan, train, worlds
 from jepa.data import sources
 from jepa.evals import planning as evals, planning_report
 from jepa.losses import dynamics as losses
@@ -166,6 +166,18 @@ def test_what_planning_imagines_is_what_was_trained(name):
     newest = {"lewm_two_rooms": lambda: z.z[:, -1], "dreamer_two_rooms": lambda: z.z}.get(name, lambda: z)()
     np.testing.assert_allclose(tokens[:, 0], newest, atol=1e-5)
   np.testing.assert_allclose(model.distance(z, z), 0, atol=1e-6)
+
+
+def test_the_last_evaluation_makes_few_trajectories(tmp_path, monkeypatch):
+  """A world has as many as one likes: a run over a million of them ends with an evaluation of some."""
+  c = runs.config("two_rooms")
+  c.data.args.n = 1_000_000
+  exp = experiment.build(c)
+  monkeypatch.setattr(evaluation, "MADE", 32)
+  evaluation.final(exp, experiment.initial_state(exp), tmp_path)
+  saved = json.loads((tmp_path / "results.json").read_text())
+  assert {r["protocol"]["counts"]["samples"] for r in saved if r["metric"] == "rankme"} == {32}
+  assert "32 of them at random" in saved[0]["protocol"]["train"]
 
 
 def test_a_term_of_pldm_can_be_switched_off():
