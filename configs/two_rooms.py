@@ -8,7 +8,7 @@ Published: 97 +- 2 % of the episodes with a random wall (MPPI), 98 % with the fi
 """
 from jepa import config
 
-ARGUMENTS = ("random", "fixed", "published", "tiny")
+ARGUMENTS = ("random", "fixed", "predictor", "published", "tiny")
 
 
 def get_config(arg=None):
@@ -16,21 +16,28 @@ def get_config(arg=None):
   if arg not in ARGUMENTS:
     raise ValueError(f"argument {arg!r}: write one of {', '.join(ARGUMENTS)}")
   c = config.base()
-  c.total, c.batch, c.method = "12000 steps", 64, "pldm"
+  c.total, c.batch, c.method = "4000 steps", 128, "pldm"
   c.data = dict(
       source="world", train="train", test="test", workers=0, prefetch=2,
-      args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=17, span=91, n=1_000_000))
+      args=dict(name="two_rooms", args=dict(random=arg != "fixed", aimed=0.3), length=9, span=91, n=1_000_000))
   c.args = dict(
       encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)),
-      predictor=dict(kind="mlp", width=256), prediction=3.0, variance=16.0, covariance=8.0, smoothness=12.0,
-      temporal_variance=0.0, inverse=1.0, mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
-  c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-5, warmup="2 %"),
+      predictor=dict(kind="mlp", width=256, depth=3, norm=True),
+      prediction=3.0, variance=16.0, covariance=8.0, smoothness=12.0, temporal_variance=0.0, inverse=1.0,
+      mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
+  c.optim = dict(name="adamw", lr=dict(kind="cosine", value=2e-3, end=1e-5, warmup="2 %"),
                  weight_decay=dict(value=1e-5), clip=2.0)
   c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
   c.eval.args = {}
   c.log.every = "50 steps"
+  c.plan = dict(planner="icem", horizon=40, every=5, last=0,
+                args=dict(samples=96, elites=8, iterations=3, std=2.0, beta=3.0, decay=1.0))
+  if arg == "predictor":
+    c.total, c.args.frozen, c.args.inverse, c.optim.lr.value = "10000 steps", True, 0.0, 3e-3
+    c.init.encoder, c.seed, c.data.args.n = "runs/two_rooms", 1, 4_000_000      # other trajectories
   if arg == "published":
-    c.total, c.batch, c.data.args.n = "12 epochs", 384, 100_000
+    c.total, c.batch = "12 epochs", 384
+    c.data.args.update(n=100_000, length=17, args=dict(random=True))
     c.args.encoder = dict(widths=(32, 64, 64), outputs=512, dtype="bfloat16")
     c.args.predictor, c.args.prediction = dict(kind="gru", width=512), 1.0
   if arg == "tiny":
@@ -38,6 +45,6 @@ def get_config(arg=None):
     c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=1, strides=(2, 2)),
                     predictor=dict(kind="gru", width=8))
     c.data, c.eval = data, evaluation
-    c.data.args.update(length=4, span=9, n=64, test=16)
+    c.data.args.update(args=dict(random=True), length=4, span=9, n=64, test=16)
     c.eval.batch = 16
   return c

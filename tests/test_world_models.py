@@ -188,6 +188,27 @@ def test_a_term_of_pldm_can_be_switched_off():
   assert "inverse" in on.abstract.params and "inverse" not in off.abstract.params
 
 
+def test_pldm_learns_a_predictor_over_a_frozen_encoder(tmp_path):
+  """The encoder of a run of its own stays as it was, and planning sees it."""
+  theirs = experiment.build(runs.config("two_rooms"))
+  saved = experiment.initial_state(theirs)
+  with checkpoint.open(tmp_path / "checkpoints") as checkpointer:
+    checkpoint.save(checkpointer, saved, data={}, config=theirs.config)
+  c = runs.config("two_rooms", seed=1)
+  c.args.frozen, c.init.encoder = True, str(tmp_path)
+  exp = experiment.build(c)
+  with checkpoint.open(tmp_path / "none") as empty:
+    state, _, _ = experiment.start(exp, empty)
+  predictor = jax.device_get(state.params["predictor"])
+  for batch in runs.batches(exp, 2):
+    state, metrics = exp.step(state, batch)
+  assert "encoder" not in state.params and runs.equal(state.extra["encoder"], saved.params["encoder"])
+  assert not runs.equal(state.params["predictor"], predictor) and metrics["prediction"] > 0
+  image = jax.vmap(exp.train.generate)(np.arange(2))["image"][:, 0]
+  z, as_theirs = (plan.load_model(e).encode(s.params, s.extra, image) for e, s in ((exp, state), (theirs, saved)))
+  np.testing.assert_array_equal(z, as_theirs)
+
+
 def test_pldm_on_a_vit_with_a_transformer():
   c = runs.config("two_rooms")
   c.args.encoder = dict(kind="vit", width=8, depth=1, heads=1, patch=13, outputs=8)

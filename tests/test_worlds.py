@@ -349,6 +349,27 @@ def test_crossing_is_led():
   assert (side != side[:, :1]).any(1).mean() > 0.95
 
 
+def test_aimed_walks_straight_and_presses_against_the_wall():
+  """Who aims at the other room is held by the wall, still on its side; who wanders hardly ever."""
+  def held(aimed):
+    world = worlds.make("two_rooms", random=True, crossing=0.0, aimed=aimed)
+    def walk(key):
+      k_reset, k_behave = jax.random.split(key)
+      start = world.reset(k_reset)
+      states = worlds.rollout(world, start, world.behave(k_behave, start, 40))
+      away = jnp.abs(states.position[:, 0] - states.wall)
+      return jnp.where(start.position[0] < start.wall, 1, -1) * (states.wall - states.position[:, 0]), away < 2.1
+    side, near = jax.jit(jax.vmap(walk))(jax.random.split(jax.random.key(7), 200))
+    return np.asarray((side[:, -1] > 0) & near[:, -1]).mean()
+  assert held(1.0) > 0.6 and held(0.0) < 0.2
+
+
+@pytest.mark.parametrize("shares", [dict(aimed=-0.1), dict(aimed=0.7), dict(crossing=1.0, aimed=0.1)])
+def test_shares_are_checked(shares):
+  with pytest.raises(ValueError, match="aimed = "):
+    worlds.make("two_rooms", **shares)
+
+
 def test_layouts_cover_their_range():
   states = jax.jit(jax.vmap(_made("two_rooms").reset))(jax.random.split(jax.random.key(8), 3000))
   assert set(np.unique(states.wall)) == set(range(20, 45))

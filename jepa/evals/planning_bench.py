@@ -35,7 +35,7 @@ _CHUNK = flags.DEFINE_integer("chunk", 25, "Of ours: episodes in one call.", low
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds.", lower_bound=1)
 
 ARGS = dict(encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)),
-            predictor=dict(kind="mlp", width=256), mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
+            predictor=dict(kind="mlp", width=256, depth=3, norm=True), mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
 STD, TEMPERATURE = 1.5, 0.05
 
 
@@ -68,8 +68,10 @@ def torch_model(params):
   def predict(z, a):
     q = p["predictor"]
     h = torch.cat([z, a], -1)
-    for name in ("hidden0", "hidden1"):
-      h = F.gelu(dense(q[name], h))
+    for i in range(ARGS["predictor"]["depth"]):
+      norm = q[f"norm{i}"]
+      h = dense(q[f"hidden{i}"], h)
+      h = F.gelu(F.layer_norm(h, h.shape[-1:], norm["scale"], norm["bias"], eps=1e-6))
     return z + dense(q["out"], h)
 
   return encode, predict

@@ -22,17 +22,19 @@ PREVENTS = "variance kept up, covariance kept down, inverse dynamics"
 def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, variance: float = 4.0,
          covariance: float = 7.0, smoothness: float = 0.75, temporal_variance: float = 0.25,
          inverse: float = 1.0, margin: float = 1.0, mean: float | Sequence[float] = 0.0,
-         std: float | Sequence[float] = 1.0, steps: int) -> Method:
+         std: float | Sequence[float] = 1.0, frozen: bool = False, steps: int) -> Method:
   """PLDM. Batches hold "image" uint8 [B T H W C] and "action" f32 [B T-1 A].
 
   Args:
     encoder: of backbone.vector. predictor: of dynamics.make. prediction, variance, covariance, smoothness,
       temporal_variance, inverse: weights a ... f; 0 switches a term off.
     margin: least standard deviation. mean, std: of pixels in [0, 1], by channel.
+    frozen: the encoder lives in `extra`, another run's by config.init.encoder, and only the predictor learns, from
+      more trajectories a second.
   """
   del steps
   enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
-  model = world_model(encoder=encoder, predictor=predictor, mean=mean, std=std)
+  model = world_model(encoder=encoder, predictor=predictor, mean=mean, std=std, frozen=frozen)
 
   def init(key, batch):
     k_enc, k_pred, k_inv = jax.random.split(key, 3)
@@ -42,15 +44,15 @@ def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, varia
               "predictor": pred.init(k_pred, z, a)}
     if inverse:
       params["inverse"] = heads.linear(a.shape[-1]).init(k_inv, jnp.concatenate([z, z], -1))
-    return params, {}
+    return params, {"encoder": params.pop("encoder")} if frozen else {}
 
-  def states(params, image):
+  def states(params, extra, image):
     """Every frame by itself: [B T H W C] -> [B T D]."""
-    z = model.encode(params, {}, image.reshape(-1, *image.shape[2:]))
+    z = model.encode(params, extra, image.reshape(-1, *image.shape[2:]))
     return z.reshape(*image.shape[:2], -1)
 
   def loss(params, extra, batch, key):
-    z, a = states(params, batch["image"]), batch["action"].astype(jnp.float32)
+    z, a = states(params, extra, batch["image"]), batch["action"].astype(jnp.float32)
     imagined = rollout(model, params, extra, z[:, 0], a)
     terms = {"prediction": (prediction, losses.rollout(imagined, z)),
              "variance": (variance, redundancy.variance(z[:, 0], margin=margin)),
@@ -65,19 +67,19 @@ def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, varia
     return sum(w * v for w, v in terms.values()), (extra, metrics | {"copy_first": still})
 
   def embed(params, extra, batch) -> Features:
-    z = states(params, batch["image"])
+    z = states(params, extra, batch["image"])
     return Features(z[:, 0], z)
 
   return Method(init, loss, lambda params, extra, step: extra, embed)
 
 
 def world_model(*, encoder: Mapping, predictor: Mapping, mean: float | Sequence[float] = 0.0,
-                std: float | Sequence[float] = 1.0) -> WorldModel:
+                std: float | Sequence[float] = 1.0, frozen: bool = False) -> WorldModel:
   """What planning sees; arguments as of `make`."""
   enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
   return WorldModel(
       encode=lambda params, extra, image: enc.apply(
-          params["encoder"], views.standardise(views.to_float(image), mean, std)),
+          (extra if frozen else params)["encoder"], views.standardise(views.to_float(image), mean, std)),
       predict=lambda params, extra, z, action: pred.apply(params["predictor"], z, action),
       distance=lambda z, goal: jnp.square(z - goal).mean(-1))
 

@@ -29,15 +29,24 @@ class GRU(nn.Module):
 
 
 class MLP(nn.Module):
-  """z + two hidden layers of (z, a)."""
+  """z + hidden layers of (z, a), each with a LayerNorm if asked.
+
+  With norms, three layers learn where a wall stops a dot, which a thirtieth of the state's range decides; from as
+  many trajectories, neither layers without them nor the GRU do (README, Two Rooms).
+  """
 
   width: int
+  depth: int = 2
+  norm: bool = False
 
   @nn.compact
   def __call__(self, z, a):
     h = jnp.concatenate([z, a], -1)
-    for name in ("hidden0", "hidden1"):
-      h = nn.gelu(lib.Dense(self.width, name=name)(h), approximate=False)
+    for i in range(self.depth):
+      h = lib.Dense(self.width, name=f"hidden{i}")(h)
+      if self.norm:
+        h = lib.LayerNorm(jnp.float32, name=f"norm{i}")(h)
+      h = nn.gelu(h, approximate=False)
     return z + lib.Dense(z.shape[-1], name="out")(h)
 
 
@@ -48,7 +57,8 @@ def make(*, kind: str = "gru", width: int = 512, **args) -> Net:
   """apply(params, z [B D], a [B A]) -> the next state [B D].
 
   Args:
-    kind: "gru", "mlp", or "transformer": that of `transformer` without a past; its width is D. args: of it.
+    kind: "gru", "mlp", or "transformer": that of `transformer` without a past; its width is D.
+    args: of it; of the MLP depth (2) and norm (False).
 
   Raises:
     ValueError: an unknown kind.

@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int = 1, half_door: int = 4,
          dot: float = 1.3, gain: float = 1.0, limit: float = 2.45, crossing: float = 0.35,
-         colour: bool = False) -> World:
+         aimed: float = 0.0, colour: bool = False) -> World:
   """Two Rooms.
 
   Args:
@@ -47,6 +47,8 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
     dot: standard deviation of the blob, in pixels.
     gain: pixels a unit of action. limit: the largest length of an action.
     crossing: share of training trajectories that are led through the door, see below.
+    aimed: share that walk straight to a point drawn in the other room, so that most of them press against the
+      wall between; 0 as published. What neither share takes wanders.
     colour: pictures of three channels, a red dot and black walls on white; otherwise of two: dot, walls.
 
   Training actions: headings and lengths as in `dots`, the first heading uniform. The released data makes 35 %
@@ -63,10 +65,10 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
     raise ValueError(f"two_rooms: wall = {wall}, door = {door}; wall is in {WALLS[0]} .. {WALLS[1]}, "
                      f"door in {DOORS[0]} .. {DOORS[1]}")
   if not (0 < half_wall <= 8 and 1 < half_door <= 5 and dot > 0 and gain > 0 and limit > 0
-          and 0 <= crossing <= 1):
+          and 0 <= crossing and 0 <= aimed and crossing + aimed <= 1):
     raise ValueError(f"two_rooms: half_wall = {half_wall}, half_door = {half_door}, dot = {dot}, gain = "
-                     f"{gain}, limit = {limit}, crossing = {crossing}; half_wall is in 1 .. 8, half_door in "
-                     "2 .. 5, crossing in [0, 1], the others are positive")
+                     f"{gain}, limit = {limit}, crossing = {crossing}, aimed = {aimed}; half_wall is in 1 .. 8, "
+                     "half_door in 2 .. 5, crossing + aimed in [0, 1], the others are positive")
   actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
   low, high = BORDER[0] + MARGIN, BORDER[1] - MARGIN
   thick, open_ = half_wall + MARGIN, half_door - MARGIN
@@ -132,18 +134,24 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
 
   def behave(key, state, length):
     k_led, k_height, k_heading, k_turn, k_length = jax.random.split(key, 5)
-    led = jax.random.bernoulli(k_led, crossing)
+    share = jax.random.uniform(k_led)
+    led, aims = share < crossing, share >= 1 - aimed
     side = jnp.where(state.position[0] < state.wall, 1.0, -1.0)      # towards the other room
     level = half_door - 1.0
     height = state.door + 1.4 * jax.random.truncated_normal(k_height, -level / 1.4, level / 1.4)
     mouth = half_wall + 2.0                                          # from the middle of the wall
+
+    x, y = jax.random.uniform(jax.random.fold_in(key, 5), (2,), minval=low, maxval=high)
+    beyond = side * (x - state.wall) > 0
+    aim = jnp.stack([jnp.where(beyond, x, jnp.clip(2 * state.wall - x, low, high)), y])
 
     def one(carry, drawn):
       state, heading, led = carry
       turn, stride = drawn
       x, y = state.position
       ahead = state.wall + side * jnp.where(jnp.abs(y - state.door) <= level, mouth, -mouth)
-      heading = jnp.where(led, jnp.arctan2(height - y, ahead - x), heading) + turn
+      way = jnp.where(led, jnp.stack([ahead - x, height - y]), aim - state.position)
+      heading = jnp.where(led | aims, jnp.arctan2(way[1], way[0]), heading) + turn
       action = clip(actions, dots.vector(heading, stride))
       state = step(state, action)
       led = led & (side * (state.position[0] - state.wall) < mouth)
