@@ -13,12 +13,13 @@ def get_config(arg=None):
   if arg not in (None, "", "tiny"):
     raise ValueError(f"argument {arg!r}: write tiny, or nothing")
   c = config.base()
-  c.total, c.batch, c.method = "1500 steps", 64, "pldm"
+  c.total, c.batch, c.method = "1000 steps", 64, "pldm"
   c.data = dict(source="trajectories",
                 args=dict(path="../shared/data/pusht", size=64, length=8, frameskip=5, stride=2),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
-      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)), predictor=dict(kind="mlp", width=256),
+      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)),
+      predictor=dict(kind="mlp", width=256, depth=3, norm=True),
       prediction=1.0, variance=3.98, covariance=6.92, smoothness=0.742, temporal_variance=0.245, inverse=1.072,
       mean=(0.973, 0.982, 0.979), std=(0.094, 0.065, 0.071))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-5, warmup="2 %"),
