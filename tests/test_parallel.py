@@ -26,6 +26,8 @@ FAST = ("ijepa", "lejepa", "mocov2", "dino")
 # Losses that are means over examples: nothing but gradients crosses the batch.
 EACH = ("aim", "byol", "dae", "data2vec", "dino_wm", "dreamer", "mae", "next_frame", "simmim", "simsiam",
         "supervised", "vae", "vjepa2_ac")
+# With the statistics of another that is tried: a queue-less InfoNCE, SIGReg's moments, DINO's centre.
+ALIKE = ("ibot", "mocov3", "visreg")
 
 
 def curve(exp, on_mesh: bool):
@@ -55,8 +57,9 @@ def reference(name):
 
 
 def crossing(name):
-  """In every run of the tests: the methods with statistics over the batch that are not tried on every mesh."""
-  slow = runs.config(name).method in EACH or name in FAST
+  """In every run of the tests: the methods with statistics over the batch that are not tried on every mesh, one of
+  a kind."""
+  slow = runs.config(name).method in EACH + ALIKE or name in FAST
   return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 
