@@ -186,7 +186,7 @@ def test_sweeps(tmp_path, monkeypatch):
 
 
 def test_flags_win_over_the_plan_of_the_config():
-  c = runs.config("two_rooms")
+  c = runs.config("lewm_two_rooms")
   c.plan.update(planner="icem", horizon=9, args=dict(samples=8, elites=2))
   exp = experiment.build(c)
 
