@@ -4,7 +4,7 @@ python -m jepa.main --config=configs/pldm_pusht.py --workdir=runs/pldm_pusht
 
 Argument: tiny (a synthetic recording, seconds). A step of the model is half a second: 5 recorded steps, whose actions
 (where the agent shall go) stand side by side. A fifth of the demonstrations is held out; the evaluation imagines them
-open loop. Weights of the losses as published for Wall. Two CPU cores: 2 steps a second; not run to the end here.
+open loop. Weights of the losses as published for Wall. One CPU core: 5 minutes.
 """
 from jepa import config
 

@@ -6,7 +6,7 @@ python -m jepa.plan --workdir=runs/two_rooms_predictor
 
 The second run freezes the encoder of the first (--config.init.encoder=DIR, default runs/two_rooms) and learns a
 predictor alone, from 2.5 times as many trajectories a second: where a wall stops the dot takes more of them than what
-it looks like. One CPU core: 40 and 35 minutes.
+it looks like. One CPU core: 29 and 38 minutes.
 
 Argument: random (default; wall and door of every layout drawn), predictor, fixed, tiny; published: the released
 encoder, predictor, data and weights, for one GPU (not run here).
