@@ -57,7 +57,7 @@ def test_parallel_states_know_the_layout_of_their_context():
                                atol=1e-4)
     assert float(distance(first, first + 2)) == 8
   drifting = lambda drift: (lambda z, a: z + a + drift, lambda a, b: jnp.square(a - b).sum(), jnp.zeros(2))
-  moving = evals.parallel(drifting, limits=Limits([-1, -1], [1, 1]), horizon=2, starts=1, steps=5, refine=60,
+  moving = evals.stepwise("grasp", drifting, limits=Limits([-1, -1], [1, 1]), horizon=2, starts=1, steps=5, refine=60,
                           refine_rate=0.1)
   found = jax.jit(lambda drift: moving.plan(KEY, drift, jnp.ones(2), moving.init()))(jnp.array([0.5, 0.0]))
   np.testing.assert_allclose(found.actions.sum(0), [0, 1], atol=0.05)

@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.sparse.csgraph
 
 from jepa import planning
-from jepa.planning import Limits, Plan, control, grasp, icem, mppi, subgoals
+from jepa.planning import Limits, Plan, control, grasp, icem, mppi, subgoals, tree
 
 KEY = jax.random.key(0)
 SEEDS = jax.random.split(KEY, 8)
@@ -331,17 +331,65 @@ def test_parallel_states_pass_where_the_gradient_is_stuck():
   assert stuck[0] > 0.3 and passed.sum() >= 13
 
 
+def test_a_tree_passes_a_wall():
+  """Where parallel states pass for two keys in three, a tree does for all, with a twentieth of the steps."""
+  limits, horizon = Limits([-.1, -.1], [.1, .1], .1), 30
+  square = lambda a, b: jnp.square(a - b).sum()
+  planner = planning.make("tree", dynamics=blocked, distance=square, limits=limits, horizon=horizon, width=16,
+                          branches=6, hold=3, std=0.3)
+  plans = many(planner, COURSE_START, COURSE_GOAL, jax.random.split(jax.random.key(12345), 24))
+  print(f"tree: at most {np.sqrt(plans.energy.max()):.3f} from the goal")
+  assert (plans.energy < 0.01).all()
+  away = jax.vmap(lambda actions: jax.lax.scan(lambda z, a: (blocked(z, a), square(blocked(z, a), COURSE_GOAL)),
+                                               COURSE_START, actions)[1])(plans.actions)
+  np.testing.assert_allclose(away.min(1), plans.energy, atol=1e-5)      # these actions lead there
+  assert (away[:, -1] == away.min(1)).all() or (plans.actions[:, -1] == 0).any()
+
+
+def test_a_tree_stays_where_the_goal_is():
+  square = lambda a, b: jnp.square(a - b).sum()
+  planner = planning.make("tree", dynamics=lambda z, a: z + a, distance=square, limits=LQ_LIMITS, horizon=4, hold=2)
+  plan = planner.plan(KEY, jnp.ones(2), jnp.ones(2), planner.init())
+  assert plan.energy == 0 and (plan.actions == 0).all()
+
+
+def test_a_tree_does_without_what_is_no_number():
+  """Imagined states that are not finite end their branch; the rest of the tree grows on."""
+  square = lambda a, b: jnp.square(a - b).sum()
+  broken = lambda z, a: jnp.where(a[0] > 0.5, jnp.nan, z + a)
+  planner = planning.make("tree", dynamics=broken, distance=square, limits=LQ_LIMITS, horizon=12, hold=2, branches=24)
+  plans = many(planner, jnp.zeros(2), jnp.array([3.0, 3.0]))
+  assert np.isfinite(plans.actions).all() and (plans.actions[..., 0] <= 0.5).all() and (plans.energy < 2).all()
+
+
+def test_what_is_apart():
+  points, nodes = np.random.default_rng(0).normal(size=(40, 3)), np.random.default_rng(1).normal(size=(9, 3))
+  distances = ((points[:, None] - nodes[:5]) ** 2).sum(-1)
+  nodes[5:] = np.inf
+  found = tree.nearest(jnp.array(points, jnp.float32), jnp.array(nodes, jnp.float32))
+  np.testing.assert_allclose(found, distances.min(1), atol=1e-4)
+  ok, chosen = np.arange(40) % 3 > 0, []
+  for i in np.flatnonzero(ok):
+    if all(((points[i] - points[j]) ** 2).sum() > 1.5 for j in chosen):
+      chosen.append(i)
+  assert 5 < len(chosen) < 20
+  for count in (5, 20):
+    got = tree.spread(jnp.array(points, jnp.float32), jnp.array(ok), 1.5, count)
+    np.testing.assert_array_equal(got, (chosen + [-1] * 20)[:count])
+
+
 # ---- what every planner owes ----
 
 EVERY = {"shooting": dict(samples=50), "cem": dict(samples=50, elites=5, iterations=3),
          "icem": dict(samples=50, elites=5, iterations=2), "mppi": dict(samples=50, iterations=2, adapt=True),
          "gradient": dict(starts=3, steps=5, noise=0.1),
          "grasp": dict(starts=3, steps=10, refine=3, sync=4, std=1.0, dynamics=lq_step,
-                       distance=lambda a, b: jnp.square(a - b).sum())}
+                       distance=lambda a, b: jnp.square(a - b).sum()),
+         "tree": dict(width=4, branches=3, hold=2, dynamics=lq_step, distance=lambda a, b: jnp.square(a - b).sum())}
 
 
 def every_planner(name, energy=lq, limits=LQ_LIMITS, **args):
-  given = {} if name == "grasp" else dict(energy=energy)
+  given = {} if name in planning.STEPWISE else dict(energy=energy)
   return planning.make(name, limits=limits, horizon=H, **given, **(EVERY[name] | args))
 
 
@@ -381,7 +429,7 @@ def test_limits_hold(name):
   assert 0.2 < length <= limits.norm * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in planning.NAMES if n != "grasp"])
+@pytest.mark.parametrize("name", [n for n in planning.NAMES if n not in planning.STEPWISE])
 def test_energies_that_are_no_numbers(name):
   """Part of all plans has no energy: they lose, and the rest is as good as ever."""
   def energy(context, actions, goal):
@@ -414,6 +462,10 @@ def test_the_best_is_kept():
     ("no option 'elite'; did you mean 'elites'", "cem", dict(elite=3)),
     ("'grasp' needs 'dynamics'", "grasp", dict(distance=None)),
     ("'grasp' has no option 'energy'", "grasp", dict(energy=lq)),
+    ("'tree' needs 'dynamics'", "tree", dict(distance=None)),
+    ("hold is 0; give a whole number", "tree", dict(hold=0, dynamics=lq_step, distance=None)),
+    ("held for 9 steps exceed a horizon of 5; lower hold", "tree", dict(hold=9, dynamics=lq_step, distance=None)),
+    ("apart is -1", "tree", dict(apart=-1, dynamics=lq_step, distance=None)),
     ("60 elites cannot be chosen from 50 samples; lower elites", "cem", dict(samples=50, elites=60)),
     ("60 elites cannot be chosen from 50 samples; lower elites", "icem", dict(samples=50, elites=60)),
     ("60 elites cannot be chosen from 50 samples; lower elites", "mppi", dict(samples=50, elites=60)),
@@ -433,7 +485,7 @@ def test_the_best_is_kept():
     ("norm .* needs a box around zero", "cem", dict(limits=Limits([1, 1], [2, 2], 1.0))),
     ("give finite limits", "shooting", dict(limits=Limits([-np.inf] * 2, [np.inf] * 2)))])
 def test_refused(sentence, name, args):
-  given = dict(limits=LQ_LIMITS, horizon=H) | ({} if name == "grasp" else dict(energy=lq))
+  given = dict(limits=LQ_LIMITS, horizon=H) | ({} if name in planning.STEPWISE else dict(energy=lq))
   with pytest.raises(ValueError, match=sentence):
     planning.make(name, **(given | args))
 

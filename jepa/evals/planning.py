@@ -28,7 +28,7 @@ RANDOM, STRAIGHT, UNTRAINED, TRAINED, ORACLE = ("random policy", "straight line"
                                                 "trained model", "true simulator")
 ROWS = (RANDOM, STRAIGHT, UNTRAINED, TRAINED, ORACLE)
 
-# context -> (dynamics, distance, first state) as of planning.grasp
+# context -> (dynamics, distance, first state) as of planning.STEPWISE
 Steps = Callable[[Any], tuple[Callable, Callable, Any]]
 
 
@@ -118,10 +118,10 @@ def straight(world: World) -> Agent:
 def planned(world: World, energy: planning.Energy, observe: Callable, aim: Callable, *, name: str, horizon: int,
             every: int = 1, dynamics: Steps | None = None, proposer: subgoals.Proposer | None = None,
             **settings) -> Agent:
-  """A planner over an energy, or "grasp" over `dynamics`; towards what `proposer` proposes, where there is one.
+  """A planner over an energy, or one of planning.STEPWISE over `dynamics`; towards what `proposer` proposes, where there is one.
   settings: of planning.make."""
   settings |= dict(limits=planning.Limits(*world.actions), horizon=horizon)
-  planner = (parallel(dynamics, **settings) if name == "grasp" else
+  planner = (stepwise(name, dynamics, **settings) if name in planning.STEPWISE else
              planning.make(name, energy=energy, **settings))
   if proposer is not None:
     planner = subgoals.two_level(proposer, planner)
@@ -148,9 +148,9 @@ def steps_of_world(world: World) -> Steps:
   return steps
 
 
-def parallel(dynamics: Steps, /, **settings) -> planning.Planner:
-  """The planner "grasp" in a world that may differ from context to context. settings: of planning.grasp."""
-  make = lambda step, distance: planning.make("grasp", dynamics=step, distance=distance, **settings)
+def stepwise(name: str, dynamics: Steps, /, **settings) -> planning.Planner:
+  """One of planning.STEPWISE in a world that may differ from context to context. settings: of that planner."""
+  make = lambda step, distance: planning.make(name, dynamics=step, distance=distance, **settings)
 
   def plan(key, context, goal, plan):
     step, distance, first = dynamics(context)

@@ -22,7 +22,7 @@ PREVENTS = "variance kept up, covariance kept down, inverse dynamics"
 def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, variance: float = 4.0,
          covariance: float = 7.0, smoothness: float = 0.75, temporal_variance: float = 0.25,
          inverse: float = 1.0, margin: float = 1.0, mean: float | Sequence[float] = 0.0,
-         std: float | Sequence[float] = 1.0, frozen: bool = False, steps: int) -> Method:
+         std: float | Sequence[float] = 1.0, frozen: bool = False, disagreement: float = 0.0, steps: int) -> Method:
   """PLDM. Batches hold "image" uint8 [B T H W C] and "action" f32 [B T-1 A].
 
   Args:
@@ -31,30 +31,32 @@ def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, varia
     margin: least standard deviation. mean, std: of pixels in [0, 1], by channel.
     frozen: the encoder lives in `extra`, another run's by config.init.encoder, and only the predictor learns, from
       more trajectories a second.
+    disagreement: see world_model.
   """
-  del steps
+  del steps, disagreement
   enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
   model = world_model(encoder=encoder, predictor=predictor, mean=mean, std=std, frozen=frozen)
+  each = believed(predictor)
 
   def init(key, batch):
     k_enc, k_pred, k_inv = jax.random.split(key, 3)
     z = jnp.zeros((1, encoder.get("outputs", 512)))
     a = batch["action"][:1, 0]
     params = {"encoder": enc.init(k_enc, jnp.zeros((1, *batch["image"].shape[2:]))),
-              "predictor": pred.init(k_pred, z, a)}
+              "predictor": pred.init(k_pred, each(z), a)}
     if inverse:
       params["inverse"] = heads.linear(a.shape[-1]).init(k_inv, jnp.concatenate([z, z], -1))
     return params, {"encoder": params.pop("encoder")} if frozen else {}
 
   def states(params, extra, image):
     """Every frame by itself: [B T H W C] -> [B T D]."""
-    z = model.encode(params, extra, image.reshape(-1, *image.shape[2:]))
+    z = seen(enc, extra if frozen else params, image.reshape(-1, *image.shape[2:]), mean, std)
     return z.reshape(*image.shape[:2], -1)
 
   def loss(params, extra, batch, key):
     z, a = states(params, extra, batch["image"]), batch["action"].astype(jnp.float32)
-    imagined = rollout(model, params, extra, z[:, 0], a)
-    terms = {"prediction": (prediction, losses.rollout(imagined, z)),
+    imagined = rollout(model, params, extra, each(z[:, 0]), a)                       # [B T-1 (M) D]
+    terms = {"prediction": (prediction, losses.rollout(imagined, jax.vmap(each, 1, 1)(z))),
              "variance": (variance, redundancy.variance(z[:, 0], margin=margin)),
              "covariance": (covariance, losses.covariance(z[:, 0])),
              "smoothness": (smoothness, losses.smoothness(z)),
@@ -73,19 +75,39 @@ def make(*, encoder: Mapping, predictor: Mapping, prediction: float = 1.0, varia
   return Method(init, loss, lambda params, extra, step: extra, embed)
 
 
+def seen(enc, params, image, mean, std):
+  """The state of each image by itself, [B D]."""
+  return enc.apply(params["encoder"], views.standardise(views.to_float(image), mean, std))
+
+
+def believed(predictor: Mapping):
+  """z [B D] -> what the predictor takes: z for each of several members, [B M D]."""
+  members = predictor.get("members", 1)
+  return lambda z: z if members == 1 else jnp.repeat(z[:, None], members, 1)
+
+
 def world_model(*, encoder: Mapping, predictor: Mapping, mean: float | Sequence[float] = 0.0,
-                std: float | Sequence[float] = 1.0, frozen: bool = False) -> WorldModel:
-  """What planning sees; arguments as of `make`."""
-  enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
+                std: float | Sequence[float] = 1.0, frozen: bool = False, disagreement: float = 0.0) -> WorldModel:
+  """What planning sees; arguments as of `make`.
+
+  Args:
+    disagreement: weight of the variance between the members of the predictor in the distance to the goal (section
+      4.4 of the paper's planning objective); 0: their mean distance alone, in which it has weight 1 already.
+  """
+  enc, pred, each = backbone.vector(**encoder), dynamics.make(**predictor), believed(predictor)
+
+  def distance(z, goal):
+    far = jnp.square(z - goal).mean(-1)
+    return far if z.ndim == 2 else far.mean(1) + disagreement * z.var(1).mean(-1)
+
   return WorldModel(
-      encode=lambda params, extra, image: enc.apply(
-          (extra if frozen else params)["encoder"], views.standardise(views.to_float(image), mean, std)),
+      encode=lambda params, extra, image: each(seen(enc, extra if frozen else params, image, mean, std)),
       predict=lambda params, extra, z, action: pred.apply(params["predictor"], z, action),
-      distance=lambda z, goal: jnp.square(z - goal).mean(-1))
+      distance=distance)
 
 
 def rollout(model: WorldModel, params, extra, z_BD: jax.Array, actions_BTA: jax.Array) -> jax.Array:
-  """The states imagined after each action, [B T D]."""
+  """The states imagined after each action, [B T D], or [B T M D] from [B M D]."""
   def step(z, a):
     z = model.predict(params, extra, z, a)
     return z, z

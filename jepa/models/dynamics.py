@@ -52,16 +52,25 @@ class MLP(nn.Module):
 KINDS = {"gru": GRU, "mlp": MLP}
 
 
-def make(*, kind: str = "gru", width: int = 512, **args) -> Net:
+def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Net:
   """apply(params, z [B D], a [B A]) -> the next state [B D].
 
   Args:
     kind: "gru", "mlp", or "transformer": that of `transformer` without a past; its width is D.
+    members: with 2 or more, so many nets that differ in their first weights, each with a state of its own:
+      z [B M D] -> [B M D]. Where they disagree none of them knows.
     args: of it; of the MLP depth (2) and norm (False).
 
   Raises:
     ValueError: an unknown kind.
   """
+  if members > 1:
+    one = make(kind=kind, width=width, **args)
+    names = [f"member{i}" for i in range(members)]
+    return Net(lambda key, z, a: {name: one.init(k, z[:, i], a)
+                                  for i, (name, k) in enumerate(zip(names, jax.random.split(key, members)))},
+               lambda params, z, a: jnp.stack([one.apply(params[name], z[:, i], a)
+                                               for i, name in enumerate(names)], 1))
   if kind == "transformer":
     net = transformer(width=width, history=1, **args)
     return Net(lambda key, z, a: net.init(key, z[:, None], a[:, None]),

@@ -1,7 +1,8 @@
 """Planning: the sequence of actions that a world model believes in most, as pure functions.
 
 A planner knows an energy and nothing else: no model, no world, no config. It minimises E(context, actions,
-goal) over actions within limits, and one planning call is a function from the previous plan to the next.
+goal) over actions within limits, and one planning call is a function from the previous plan to the next. Two
+planners know single steps instead: dynamics(z, a) and distance(z, goal).
 
 Shape letters: H horizon, A width of an action, N samples, K elites. Everything is f32. A non-finite energy
 counts as the worst.
@@ -21,7 +22,8 @@ PyTree = Any
 # goal are any pytrees, such as latents.
 Energy = Callable[[PyTree, jax.Array, PyTree], jax.Array]
 
-NAMES = ("shooting", "cem", "icem", "mppi", "gradient", "grasp")      # jepa/planning/<name>.py
+NAMES = ("shooting", "cem", "icem", "mppi", "gradient", "grasp", "tree")      # jepa/planning/<name>.py
+STEPWISE = ("grasp", "tree")            # those that go from state to state, and so need `dynamics` and no energy
 
 
 class Limits(NamedTuple):
@@ -57,7 +59,7 @@ class Planner(NamedTuple):
 
 def make(name: str, /, **args) -> Planner:
   """The planner of jepa/planning/<name>.py: `make` of that file called with `args`. Every one of them takes
-  `limits` and `horizon`, and an `energy`; "grasp" takes `dynamics` and `distance` in its place.
+  `limits` and `horizon`, and an `energy`; those in STEPWISE take `dynamics` and `distance` in its place.
 
   Raises:
     ValueError: an unknown name or argument, one that is missing, or a number that makes no sense.

@@ -26,6 +26,7 @@ BORDER = (4, 60)
 WALLS, DOORS = (20, 44), (10, 54)   # where a drawn wall and door may be, inclusive
 MARGIN = 0.01                       # pixels; a thousand times what f32 rounds off
 REACHED = 4.5                       # pixels from the goal that count as success
+JAMB = 6.0                          # pixels, see `jambs`
 
 
 class State(NamedTuple):
@@ -36,7 +37,8 @@ class State(NamedTuple):
 
 def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int = 1, half_door: int = 4,
          dot: float = 1.3, gain: float = 1.0, limit: float = 2.45, crossing: float = 0.35,
-         aimed: float = 0.0, colour: bool = False) -> World:
+         aimed: float = 0.0, jambs: float = 0.0, fast: float = 0.0,
+         colour: bool = False) -> World:
   """Two Rooms.
 
   Args:
@@ -49,6 +51,10 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
     crossing: share of training trajectories that are led through the door, see below.
     aimed: share that walk straight to a point drawn in the other room, so that most of them press against the
       wall between; 0 as published. What neither share takes wanders.
+    jambs: share of the aimed ones whose line meets the wall near the door, at a height about its middle with
+      deviation `JAMB`: whether it passes or not is what a model is worst at.
+    fast: share whose steps are uniform in length up to `limit`, as a planner's may be; those of the others are 1.8
+      pixels at most, as published.
     colour: pictures of three channels, a red dot and black walls on white; otherwise of two: dot, walls.
 
   Training actions: headings and lengths as in `dots`, the first heading uniform. The released data makes 35 %
@@ -65,10 +71,12 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
     raise ValueError(f"two_rooms: wall = {wall}, door = {door}; wall is in {WALLS[0]} .. {WALLS[1]}, "
                      f"door in {DOORS[0]} .. {DOORS[1]}")
   if not (0 < half_wall <= 8 and 1 < half_door <= 5 and dot > 0 and gain > 0 and limit > 0
-          and 0 <= crossing and 0 <= aimed and crossing + aimed <= 1):
+          and 0 <= crossing and 0 <= aimed and crossing + aimed <= 1 and 0 <= jambs <= 1
+          and 0 <= fast <= 1):
     raise ValueError(f"two_rooms: half_wall = {half_wall}, half_door = {half_door}, dot = {dot}, gain = "
-                     f"{gain}, limit = {limit}, crossing = {crossing}, aimed = {aimed}; half_wall is in 1 .. 8, "
-                     "half_door in 2 .. 5, crossing + aimed in [0, 1], the others are positive")
+                     f"{gain}, limit = {limit}, crossing = {crossing}, aimed = {aimed}, jambs = {jambs}, fast = {fast}; "
+                     "half_wall is in 1 .. 8, half_door in 2 .. 5, crossing + aimed, jambs and fast in [0, 1], the "
+                     "others are positive")
   actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
   low, high = BORDER[0] + MARGIN, BORDER[1] - MARGIN
   thick, open_ = half_wall + MARGIN, half_door - MARGIN
@@ -141,9 +149,17 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
     height = state.door + 1.4 * jax.random.truncated_normal(k_height, -level / 1.4, level / 1.4)
     mouth = half_wall + 2.0                                          # from the middle of the wall
 
-    x, y = jax.random.uniform(jax.random.fold_in(key, 5), (2,), minval=low, maxval=high)
+    k_aim = jax.random.fold_in(key, 5)
+    x, y = jax.random.uniform(k_aim, (2,), minval=low, maxval=high)
     beyond = side * (x - state.wall) > 0
-    aim = jnp.stack([jnp.where(beyond, x, jnp.clip(2 * state.wall - x, low, high)), y])
+    x = jnp.where(beyond, x, jnp.clip(2 * state.wall - x, low, high))
+    if jambs:
+      k_share, k_meet = jax.random.split(jax.random.fold_in(k_aim, 1))
+      meet = state.door + JAMB * jax.random.normal(k_meet)
+      stretch = (x - state.position[0]) / jnp.where(side * (state.wall - state.position[0]) > 0,
+                                                    state.wall - state.position[0], side)
+      y = jnp.where(jax.random.uniform(k_share) < jambs, state.position[1] + stretch * (meet - state.position[1]), y)
+    aim = jnp.stack([x, y])
 
     def one(carry, drawn):
       state, heading, led = carry
@@ -158,7 +174,12 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
       return (state, heading, led), action
 
     heading = jax.random.uniform(k_heading, (), minval=-jnp.pi, maxval=jnp.pi)
-    drawn = dots.turns(k_turn, (length,)), dots.lengths(k_length, (length,))
+    strides = dots.lengths(k_length, (length,))
+    if fast:
+      k_fast, k_stride = jax.random.split(jax.random.fold_in(key, 6))
+      strides = jnp.where(jax.random.uniform(k_fast) < fast,
+                          limit * jax.random.uniform(k_stride, (length,)), strides)
+    drawn = dots.turns(k_turn, (length,)), strides
     return jax.lax.scan(one, (state, heading, led), drawn)[1]
 
   def success(state, goal):

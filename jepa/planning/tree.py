@@ -1,0 +1,124 @@
+"""A tree of imagined states that grows into what it has not reached yet (rapidly-exploring random trees, LaValle,
+1998, technical report 98-11; sparse as in Li et al., IJRR 2016, arXiv 1407.2896).
+
+  S_0 = {z_0};   in round r, from each state of S_r-1: B random actions, each held for k steps
+  S_r = those of the W * B ends that are farther than `apart` from every state so far, W at most: by turns the one
+        nearest to the goal and any
+  the plan: the actions on the way to the imagined state that is nearest to the goal
+
+Where an obstacle stands between, the states nearest to the goal are a dead end, and a search that improves one
+sequence of actions stays there. A tree cannot go where it has been, and so goes on wherever there is room.
+"""
+from collections.abc import Callable, Sequence
+
+import jax
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+
+from jepa.planning import Limits, Plan, Planner, PyTree, checked, clip, fresh, shift
+
+
+def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[[PyTree, PyTree], jax.Array],
+         limits: Limits, horizon: int, width: int = 48, branches: int = 8, hold: int = 4, apart: float = 0.4,
+         std: float | Sequence[float] = 1.0) -> Planner:
+  """Executes the way to the state nearest to the goal, then nothing; their distance is the plan's energy.
+
+  Args:
+    dynamics: F(z, a [A]) -> z. Context and goal are such z: any pytree of arrays.
+    distance: d(z, goal) -> f32 [].
+    width, branches, hold: W, B and k. A tree has horizon / hold rounds.
+    apart: in units of the root mean square length, in latents, of a first branch.
+    std: of actions, before the limits shorten them: a large one makes them as long as they may be.
+
+  Raises:
+    ValueError: numbers that make no sense.
+  """
+  limits, std = checked(limits, horizon, std, width=width, branches=branches, hold=hold)
+  if not apart >= 0:
+    raise ValueError(f"apart is {apart}; give a number of at least 0")
+  if horizon < hold:
+    raise ValueError(f"actions held for {hold} steps exceed a horizon of {horizon}; lower hold")
+  rounds, start = horizon // hold, fresh(limits, horizon, std)
+
+  def plan(key, context, goal, plan):
+    back = ravel_pytree(context)[1]
+    flat = jax.vmap(lambda z: ravel_pytree(z)[0])
+
+    def branch(z, action):
+      """States f32 [k D] while `action` is held, and the distance of each to the goal [k]."""
+      def step(z, _):
+        z = dynamics(z, action)
+        return z, (ravel_pytree(z)[0], distance(z, goal))
+      return jax.lax.scan(step, back(z), None, length=hold)[1]
+
+    def grow(state, turn):
+      nodes, parent, action, front, best, unit = state     # nodes f32 [1 + R W, D], inf where there is none
+      r, key = turn
+      k_action, k_order = jax.random.split(key)
+      source = jnp.repeat(front, branches)                 # [W B], index of a node
+      tried = clip(limits, std * jax.random.normal(k_action, (width * branches, len(limits.low))))
+      alive = jnp.isfinite(nodes[source, 0])
+      states, d = jax.vmap(branch)(jnp.where(alive[:, None], nodes[source], nodes[0]), tried)
+      d = jnp.where(alive[:, None] & jnp.isfinite(d), d, jnp.inf).astype(jnp.float32)
+      i, steps = jnp.unravel_index(d.argmin(), d.shape)
+      found = d[i, steps], source[i], tried[i], steps + 1
+      best = jax.tree.map(lambda new, old: jnp.where(found[0] < best[0], new, old), found, best)
+
+      ends = states[:, -1]
+      alive &= jnp.isfinite(ends).all(-1)
+      ends = jnp.where(alive[:, None], ends, 0.0)
+      unit = jnp.where(r == 0, jnp.square(ends - nodes[0]).sum(-1).mean(where=alive), unit)
+      order = jnp.stack([d[:, -1].argsort(), jax.random.permutation(k_order, width * branches)], 1).ravel()
+      chosen = spread(ends[order], alive[order] & (nearest(ends[order], nodes) > apart**2 * unit), apart**2 * unit,
+                      width)
+      chosen = jnp.where(chosen < 0, -1, order[chosen])
+      front = 1 + r * width + jnp.arange(width)
+      there = chosen >= 0
+      nodes = nodes.at[front].set(jnp.where(there[:, None], ends[chosen], jnp.inf))
+      return (nodes, parent.at[front].set(source[chosen]), action.at[front].set(tried[chosen]), front, best, unit), None
+
+    size, a = 1 + rounds * width, len(limits.low)
+    root = flat(jax.tree.map(lambda x: x[None], context))[0]
+    nodes = jnp.full((size, len(root)), jnp.inf).at[0].set(root)
+    best = distance(context, goal).astype(jnp.float32), jnp.int32(0), jnp.zeros(a), jnp.int32(0)
+    state = nodes, jnp.zeros(size, jnp.int32), jnp.zeros((size, a)), jnp.zeros(width, jnp.int32), best, jnp.float32(0)
+    turns = jnp.arange(rounds), jax.random.split(key, rounds)
+    (nodes, parent, action, _, (energy, node, last, steps), _), _ = jax.lax.scan(grow, state, turns)
+
+    def up(node, _):
+      return parent[node], (action[node], node > 0)
+    _, (way, real) = jax.lax.scan(up, node, None, length=rounds)
+    depth = real.sum()
+    t = jnp.arange(horizon)
+    edge = jnp.clip(depth - 1 - t // hold, 0, rounds - 1)
+    actions = jnp.where((t // hold < depth)[:, None], way[edge],
+                        jnp.where((t - depth * hold < steps)[:, None], last, start.mean))
+    return Plan(actions, actions, start.std, energy, ())
+
+  return Planner(horizon, lambda: start, plan, lambda plan, steps: shift(start, plan, steps))
+
+
+def squared(a: jax.Array, b: jax.Array) -> jax.Array:
+  """f32 [N M]: squared distances of a [N D] and b [M D]."""
+  return jnp.maximum(jnp.square(a).sum(-1)[:, None] + jnp.square(b).sum(-1) - 2 * a @ b.T, 0)
+
+
+def nearest(points: jax.Array, nodes: jax.Array) -> jax.Array:
+  """f32 [N]: the squared distance from each of points [N D] to the nearest of nodes [M D]; rows of inf count not."""
+  there = jnp.isfinite(nodes[:, 0])
+  return jnp.where(there, squared(points, jnp.where(there[:, None], nodes, 0.0)), jnp.inf).min(-1)
+
+
+def spread(points: jax.Array, ok: jax.Array, apart: jax.Array, count: int) -> jax.Array:
+  """int32 [count]: of points [N D] in order, those that are ok and farther than `apart` (squared) from those before;
+  -1 where there are no more."""
+  far = squared(points, points) > apart
+
+  def one(state, i):
+    ok, chosen, n = state
+    take = ok[i] & (n < count)
+    chosen = jnp.where(take, chosen.at[jnp.minimum(n, count - 1)].set(i), chosen)
+    return (jnp.where(take, ok & far[i], ok), chosen, n + take), None
+
+  state = ok, jnp.full(count, -1, jnp.int32), jnp.int32(0)
+  return jax.lax.scan(one, state, jnp.arange(len(points)))[0][1]
