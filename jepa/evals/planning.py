@@ -118,8 +118,8 @@ def straight(world: World) -> Agent:
 def planned(world: World, energy: planning.Energy, observe: Callable, aim: Callable, *, name: str, horizon: int,
             every: int = 1, dynamics: Steps | None = None, proposer: subgoals.Proposer | None = None,
             **settings) -> Agent:
-  """A planner over an energy, or one of planning.STEPWISE over `dynamics`; towards what `proposer` proposes, where there is one.
-  settings: of planning.make."""
+  """A planner over an energy, or one of planning.STEPWISE over `dynamics`; towards what `proposer` proposes, where
+  there is one. settings: of planning.make."""
   settings |= dict(limits=planning.Limits(*world.actions), horizon=horizon)
   planner = (stepwise(name, dynamics, **settings) if name in planning.STEPWISE else
              planning.make(name, energy=energy, **settings))

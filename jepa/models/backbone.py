@@ -3,11 +3,11 @@ from collections.abc import Mapping
 
 import jax
 
-from jepa.models import convnet, impala, layers as lib, patches, resnet, vit
+from jepa.models import convnet, impala, layers as lib, resnet, vit
 from jepa.types import Features, Net, StatefulNet
 
 NAMES = ("convnet", "resnet", "vit")
-KINDS = ("impala", "patches", "vit")
+KINDS = ("impala", "vit")
 
 
 def make(*, name: str = "vit", **args) -> StatefulNet:
@@ -23,8 +23,7 @@ def make(*, name: str = "vit", **args) -> StatefulNet:
 
 def vector(*, kind: str = "impala", outputs: int = 512, **args) -> Net:
   """apply(params, image [B H W C]) -> f32 [B outputs], each image by itself: encoders of world models whose state
-  is one vector. Args: of impala.impala, of patches.patches, or of vit.encoder, whose pooled token a linear map and a LayerNorm
-  follow.
+  is one vector. Args: of impala.impala, or of vit.encoder, whose pooled token a linear map and a LayerNorm follow.
 
   Raises:
     ValueError: an unknown kind.
@@ -33,8 +32,6 @@ def vector(*, kind: str = "impala", outputs: int = 512, **args) -> Net:
     raise ValueError(f"encoder kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
   if kind == "impala":
     return impala.impala(outputs=outputs, **args)
-  if kind == "patches":
-    return patches.patches(outputs=outputs, **args)
   net, out, norm = vit.encoder(**args), lib.net(lib.Dense(outputs)), lib.net(lib.LayerNorm())
   pooled = lambda params, image: of_vit(net.apply(params["vit"], image), args.get("cls", False)).pooled
 

@@ -29,7 +29,8 @@ class GRU(nn.Module):
 
 
 class MLP(nn.Module):
-  """z + hidden layers of (z, a), each with a LayerNorm if asked.
+  """z + hidden layers of (z, a), each with a LayerNorm if asked, and with gates if asked: norm(x U) * gelu(x V)
+  (GEGLU, arXiv 2002.05202), since what an action does depends on where the walls are.
 
   Where a wall stops a dot is decided by a thirtieth of the state's range: deep layers with norms learn that sooner.
   """
@@ -37,16 +38,18 @@ class MLP(nn.Module):
   width: int
   depth: int = 2
   norm: bool = False
+  gated: bool = False
 
   @nn.compact
   def __call__(self, z, a):
-    h = jnp.concatenate([z, a], -1)
+    x = jnp.concatenate([z, a], -1)
     for i in range(self.depth):
-      h = lib.Dense(self.width, name=f"hidden{i}")(h)
+      h = lib.Dense(self.width, name=f"hidden{i}")(x)
       if self.norm:
         h = lib.LayerNorm(jnp.float32, name=f"norm{i}")(h)
-      h = nn.gelu(h, approximate=False)
-    return z + lib.Dense(z.shape[-1], name="out")(h)
+      act = lambda h: nn.gelu(h, approximate=False)
+      x = h * act(lib.Dense(self.width, name=f"gate{i}")(x)) if self.gated else act(h)
+    return z + lib.Dense(z.shape[-1], name="out")(x)
 
 
 KINDS = {"gru": GRU, "mlp": MLP}
@@ -59,7 +62,7 @@ def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Ne
     kind: "gru", "mlp", or "transformer": that of `transformer` without a past; its width is D.
     members: with 2 or more, so many nets that differ in their first weights, each with a state of its own:
       z [B M D] -> [B M D]. Where they disagree none of them knows.
-    args: of it; of the MLP depth (2) and norm (False).
+    args: of it; of the MLP depth (2), norm (False) and gated (False).
 
   Raises:
     ValueError: an unknown kind.

@@ -39,6 +39,21 @@ class Stage(nn.Module):
     return x
 
 
+class Patches(nn.Module):
+  """relu of a linear map of each patch."""
+
+  width: int
+  patch: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    b, h, w, c = x.shape
+    p = self.patch
+    x = x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h // p, w // p, p * p * c)
+    return nn.relu(lib.Dense(self.width, self.dtype, name="patch")(x))
+
+
 class Impala(nn.Module):
   """Stages, then one linear map of the last feature map and a LayerNorm."""
 
@@ -46,6 +61,7 @@ class Impala(nn.Module):
   outputs: int
   blocks: int
   strides: Sequence[int]
+  patches: bool
   groups: int
   dtype: Any
 
@@ -53,25 +69,43 @@ class Impala(nn.Module):
   def __call__(self, image):
     x = image.astype(self.dtype)
     for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
+      if self.patches and not i:
+        x = Patches(width, stride, self.dtype, name="stage0")(x)
+        continue
       x = Stage(width, self.blocks, stride, self.groups, self.dtype, name=f"stage{i}")(x)
     x = nn.relu(x).reshape(len(x), -1)
     return lib.LayerNorm(jnp.float32, name="norm")(lib.Dense(self.outputs, self.dtype, name="out")(x))
 
 
 def impala(*, widths: Sequence[int] = (16, 32, 32), outputs: int = 512, blocks: int = 2,
-           strides: Sequence[int] = (), groups: int = 4, dtype: str = "float32") -> Net:
+           strides: Sequence[int] = (), patches: bool = False, groups: int = 4, dtype: str = "float32") -> Net:
   """apply(params, image [B H W C]) -> f32 [B outputs].
 
   Args:
     widths: channels of each stage, which halves the side. blocks: residual ones a stage. groups: of GroupNorm.
     strides: of each stage's first convolution, in place of the pooling: a quarter of its operations with 2, a
       sixth with 4 and a kernel of 5. Nothing: pooling, as published.
+    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride: a matrix product,
+      where the gradient of a convolution of few channels is what a CPU is slowest at.
 
   Raises:
-    ValueError: a width that the groups do not divide, or not one stride a stage.
+    ValueError: a width that the groups do not divide, not one stride a stage, patches without strides; when called,
+      a picture that the patches do not divide.
   """
   if bad := [w for w in widths if w % groups]:
     raise ValueError(f"impala: a width of {bad[0]} does not split into {groups} groups; choose a multiple")
   if strides and (len(strides) != len(widths) or min(strides) < 1):
     raise ValueError(f"impala: strides = {tuple(strides)} with {len(widths)} widths; give a positive one to each stage")
-  return lib.net(Impala(tuple(widths), outputs, blocks, tuple(strides) or (0,) * len(widths), groups, jnp.dtype(dtype)))
+  if patches and not strides:
+    raise ValueError("impala: patches are as wide as the first stride; give strides, such as (5, 2, 2)")
+  net = lib.net(Impala(tuple(widths), outputs, blocks, tuple(strides) or (0,) * len(widths), patches, groups,
+                       jnp.dtype(dtype)))
+
+  def checked(image):
+    if patches and (image.shape[1] % strides[0] or image.shape[2] % strides[0]):
+      raise ValueError(f"impala: pictures of {image.shape[1]} x {image.shape[2]} do not split into patches of "
+                       f"{strides[0]}; choose a divisor as the first stride, or no patches")
+    return image
+
+  return Net(lambda key, image: net.init(key, checked(image)),
+             lambda params, image: net.apply(params, checked(image)))
