@@ -10,6 +10,7 @@ import pytest
 from jepa import checkpoint, evaluation, experiment, plan, train, worlds
 from jepa.data import sources
 from jepa.losses import dynamics as losses
+from jepa.methods import pldm
 from jepa.models import backbone, dynamics, frames, impala, pixels, positions, rssm
 from tests import runs
 
@@ -73,6 +74,59 @@ def test_impala_encodes_each_image_by_itself(strides):
   np.testing.assert_allclose(net.apply(params, x)[1:2], net.apply(params, x[1:2]), atol=1e-5)
   with pytest.raises(ValueError, match="width of 6 does not split into 4 groups"):
     impala.impala(widths=(6,))
+
+
+def test_a_first_stage_of_patches_is_a_convolution_without_overlap():
+  net = impala.impala(widths=(4, 8), outputs=5, blocks=0, strides=(5, 2), patches=True)
+  x = jax.random.uniform(jax.random.key(0), (3, 15, 10, 2))
+  params = net.init(jax.random.key(1), x)
+  kernel, bias = (params["stage0"]["patch"][k] for k in ("kernel", "bias"))
+  assert kernel.shape == (50, 4)
+  first = impala.Patches(4, 5, jnp.float32).apply({"params": params["stage0"]}, x)
+  same = jax.lax.conv_general_dilated(x, kernel.reshape(5, 5, 2, 4), (5, 5), "VALID",
+                                      dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+  np.testing.assert_allclose(first, np.maximum(same, 0), atol=1e-5)
+  assert net.apply(params, x).shape == (3, 5)
+  with pytest.raises(ValueError, match="17 x 17 do not split into patches of 5"):
+    net.apply(params, jnp.zeros((1, 17, 17, 2)))
+  with pytest.raises(ValueError, match="give strides"):
+    impala.impala(patches=True)
+
+
+def test_gates_multiply_what_is_normed():
+  net = dynamics.make(kind="mlp", width=6, depth=1, norm=True, gated=True)
+  z, a = jax.random.normal(jax.random.key(0), (4, 3)), jax.random.normal(jax.random.key(1), (4, 2))
+  params = net.init(jax.random.key(2), z, a)
+  x, dense = np.concatenate([z, a], 1), lambda p, x: x @ p["kernel"] + p["bias"]
+  h = dense(params["hidden0"], x)
+  h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-6)
+  h = h * jax.nn.gelu(dense(params["gate0"], x), approximate=False)
+  np.testing.assert_allclose(net.apply(params, z, a), z + dense(params["out"], h), atol=1e-4)
+
+
+def test_members_go_their_own_ways_and_their_disagreement_counts():
+  """Each is a predictor by itself; the loss is the mean of theirs; the distance grows with their variance."""
+  c = runs.config("two_rooms")
+  c.args.encoder = dict(widths=(4,), outputs=8, blocks=0, strides=(8,), groups=2)
+  c.args.predictor, c.args.disagreement = dict(kind="mlp", width=8, members=3), 5.0
+  exp = experiment.build(c)
+  state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
+  model, whole = plan.load_model(exp), jax.vmap(exp.train.generate)(batch["index"])
+  args, action = (state.params, state.extra), whole["action"][:, 0]
+  z = model.encode(*args, whole["image"][:, 0])
+  ahead, goal = model.predict(*args, z, action), model.encode(*args, whole["image"][:, 1])
+  one = dynamics.make(kind="mlp", width=8)
+  for i in range(3):
+    np.testing.assert_array_equal(z[:, i], z[:, 0])
+    np.testing.assert_allclose(ahead[:, i], one.apply(state.params["predictor"][f"member{i}"], z[:, i], action),
+                               atol=1e-5)
+  assert ahead.shape == (16, 3, 8) and np.ptp(ahead, 1).min() > 0
+  ahead, goal = np.asarray(ahead), np.asarray(goal)
+  np.testing.assert_allclose(model.distance(ahead, goal),
+                             np.square(ahead - goal).mean((1, 2)) + 5 * ahead.var(1).mean(1), rtol=1e-4)
+  short = {k: v[:, :2] if k == "image" else v[:, :1] for k, v in whole.items() if k != "position"}
+  loss = pldm.make(**c.args, steps=1).loss(*args, short, jax.random.key(0))[1][1]["prediction"]
+  np.testing.assert_allclose(loss, np.square(ahead - goal).mean(), rtol=1e-4)
 
 
 # Trajectories

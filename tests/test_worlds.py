@@ -364,7 +364,29 @@ def test_aimed_walks_straight_and_presses_against_the_wall():
   assert held(1.0) > 0.6 and held(0.0) < 0.2
 
 
-@pytest.mark.parametrize("shares", [dict(aimed=-0.1), dict(aimed=0.7), dict(crossing=1.0, aimed=0.1)])
+def test_jambs_are_met_and_fast_steps_reach_the_limit():
+  """Where those that aim are stopped by the wall: mostly within two deviations of the door; and how long steps are."""
+  def walk(key, **shares):
+    world = worlds.make("two_rooms", random=True, crossing=0.0, aimed=1.0, **shares)
+    k_reset, k_behave = jax.random.split(key)
+    start = world.reset(k_reset)
+    actions = world.behave(k_behave, start, 60)
+    last = jax.tree.map(lambda x: x[-1], worlds.rollout(world, start, actions))
+    return (jnp.abs(last.position[0] - last.wall) < 2.1, jnp.abs(last.position[1] - last.door),
+            jnp.linalg.norm(actions, axis=-1).mean())
+  keys = jax.random.split(jax.random.key(7), 300)
+  near = {}
+  for jambs in (0.0, 1.0):
+    held, away, length = jax.device_get(jax.jit(jax.vmap(lambda k: walk(k, jambs=jambs)))(keys))
+    near[jambs] = (away[held] < 12).mean()
+    assert held.sum() > 80 and 0.9 < length.mean() < 1.1
+  assert near[1.0] > 0.75 and near[0.0] < 0.5, near
+  length = jax.jit(jax.vmap(lambda k: walk(k, fast=0.5)[2]))(keys)
+  assert 0.35 < (length > 1.12).mean() < 0.6, "half of them have a mean of 1.22, the others of 1"
+
+
+@pytest.mark.parametrize("shares", [dict(aimed=-0.1), dict(aimed=0.7), dict(crossing=1.0, aimed=0.1),
+                                    dict(jambs=1.1), dict(fast=-1)])
 def test_shares_are_checked(shares):
   with pytest.raises(ValueError, match="aimed = "):
     worlds.make("two_rooms", **shares)
