@@ -40,10 +40,11 @@ class Stage(nn.Module):
 
 
 class Patches(nn.Module):
-  """relu of a linear map of each patch."""
+  """A linear map of each patch, normalised, and relu."""
 
   width: int
   patch: int
+  groups: int
   dtype: Any
 
   @nn.compact
@@ -51,7 +52,8 @@ class Patches(nn.Module):
     b, h, w, c = x.shape
     p = self.patch
     x = x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h // p, w // p, p * p * c)
-    return nn.relu(lib.Dense(self.width, self.dtype, name="patch")(x))
+    x = lib.Dense(self.width, self.dtype, name="patch")(x)
+    return nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm0")(x))
 
 
 class Impala(nn.Module):
@@ -70,7 +72,7 @@ class Impala(nn.Module):
     x = image.astype(self.dtype)
     for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
       if self.patches and not i:
-        x = Patches(width, stride, self.dtype, name="stage0")(x)
+        x = Patches(width, stride, self.groups, self.dtype, name="stage0")(x)
         continue
       x = Stage(width, self.blocks, stride, self.groups, self.dtype, name=f"stage{i}")(x)
     x = nn.relu(x).reshape(len(x), -1)
