@@ -14,7 +14,7 @@ def get_config(arg=None):
   c.data = dict(source="world", train="train", test="test", workers=0, prefetch=2,
                 args=dict(name="two_rooms", args=dict(random=False, aimed=0.3), length=17, span=91, n=1_000_000))
   c.args = dict(
-      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)),
+      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(5, 2, 2), patches=True),
       predictor=dict(kind="mlp", width=256, depth=3, norm=True),
       prediction=3.0, variance=16.0, covariance=8.0, smoothness=12.0, temporal_variance=0.0, inverse=1.0,
       mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
@@ -23,8 +23,7 @@ def get_config(arg=None):
   c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
   c.eval.args = {}
   c.log.every = "50 steps"
-  c.plan = dict(planner="icem", horizon=40, every=10, last=0,
-                args=dict(samples=96, elites=8, iterations=3, std=2.0, beta=3.0, decay=1.0))
+  c.plan = dict(planner="tree", horizon=64, every=5, last=0, args=dict(width=24, branches=8, hold=4, std=3.0))
   if arg == "tiny":
     data, evaluation = c.data, c.eval
     c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=0, strides=(4, 2)),
