@@ -32,6 +32,13 @@ def config(name: str, arg: str | None = "tiny", **fields):
   return c
 
 
+def rooms(**fields):
+  """Two Rooms with an encoder of one convolution, for what is not about encoders, since it compiles faster."""
+  c = config("two_rooms", **fields)
+  c.args.encoder = dict(widths=(4,), outputs=8, blocks=0, strides=(8,), groups=2)
+  return c
+
+
 def batches(exp: experiment.Experiment, count: int) -> list[dict]:
   """The first global batches of a run."""
   from jepa.data import pipeline

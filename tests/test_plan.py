@@ -100,7 +100,7 @@ def test_pictures(tmp_path):
 def test_the_command(tmp_path, capsys):
   """python -m jepa.plan on a run of a few steps, with the memory of its checkpoint: rows and pictures; and a world
   that does not fit."""
-  c = runs.config("two_rooms", memory=24)
+  c = runs.rooms(memory=24)
   c.data.args.args = dict(random=False)
   assert train.run(c, tmp_path) == 0
   command = [sys.executable, "-m", "jepa.plan", f"--workdir={tmp_path}", "--episodes=3", "--budget=6",

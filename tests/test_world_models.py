@@ -111,8 +111,7 @@ def test_gates_multiply_what_is_normed():
 
 def test_members_go_their_own_ways_and_their_disagreement_counts():
   """Each is a predictor by itself; the loss is the mean of theirs; the distance grows with their variance."""
-  c = runs.config("two_rooms")
-  c.args.encoder = dict(widths=(4,), outputs=8, blocks=0, strides=(8,), groups=2)
+  c = runs.rooms()
   c.args.predictor, c.args.disagreement = dict(kind="mlp", width=8, members=3), 5.0
   exp = experiment.build(c)
   state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
@@ -186,7 +185,7 @@ def test_bad_worlds_are_refused(args, told):
 
 
 def test_resume_is_bit_exact_with_data_made_in_the_step(tmp_path):
-  c = runs.config("two_rooms")
+  c = runs.rooms()
   assert train.run(c, tmp_path / "whole") == 0
   (tmp_path / "half").mkdir()
   for name in ("config.json", "checkpoints"):
@@ -227,7 +226,7 @@ def test_what_planning_imagines_is_what_was_trained(name):
 
 def test_the_last_evaluation_makes_few_trajectories(tmp_path, monkeypatch):
   """A world has as many as one likes: a run over a million of them ends with an evaluation of some."""
-  c = runs.config("two_rooms")
+  c = runs.rooms()
   c.data.args.n = 1_000_000
   exp = experiment.build(c)
   monkeypatch.setattr(evaluation, "MADE", 32)
@@ -247,11 +246,11 @@ def test_a_term_of_pldm_can_be_switched_off():
 
 def test_pldm_learns_a_predictor_over_a_frozen_encoder(tmp_path):
   """The encoder of a run of its own stays as it was, and planning sees it."""
-  theirs = experiment.build(runs.config("two_rooms"))
+  theirs = experiment.build(runs.rooms())
   saved = experiment.initial_state(theirs)
   with checkpoint.open(tmp_path / "checkpoints") as checkpointer:
     checkpoint.save(checkpointer, saved, data={}, config=theirs.config)
-  c = runs.config("two_rooms", seed=1)
+  c = runs.rooms(seed=1)
   c.args.frozen, c.init.encoder = True, str(tmp_path)
   exp = experiment.build(c)
   with checkpoint.open(tmp_path / "none") as empty:
