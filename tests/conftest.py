@@ -1,5 +1,6 @@
 """Eight fake CPU devices, a compilation cache, and a summary that says why tests were skipped."""
 import collections
+import importlib.metadata
 import os
 import pathlib
 
@@ -8,9 +9,14 @@ import pytest
 # Before anything imports jax; subprocesses of the tests inherit all of it.
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# Tests compile much and compute little.
-if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
-  os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+# Tests compile much and compute little. One module of LLVM a program, written without fusion emitters, is compiled
+# in less than a third of the time; jaxlib 0.11 has no such choice any more, and an unknown flag is fatal.
+cheap = ["backend_optimization_level=0", "cpu_parallel_codegen_split_count=1"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  cheap.append("cpu_use_fusion_emitters=false")
+for flag in cheap:
+  if flag.partition("=")[0] not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += f" --xla_{flag}"
 os.environ["JAX_PLATFORMS"] = os.environ.get("JEPA_TEST_PLATFORM", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

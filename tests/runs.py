@@ -1,5 +1,6 @@
 """What several tests need of a run: its config, its parts, its losses."""
 import importlib.util
+import inspect
 from pathlib import Path
 
 import jax
@@ -31,11 +32,26 @@ def config(name: str, arg: str | None = "tiny", **fields):
   return c
 
 
+def rooms(**fields):
+  """Two Rooms with an encoder of one convolution, for what is not about encoders, since it compiles faster."""
+  c = config("two_rooms", **fields)
+  c.args.encoder = dict(widths=(4,), outputs=8, blocks=0, strides=(8,), groups=2)
+  return c
+
+
 def batches(exp: experiment.Experiment, count: int) -> list[dict]:
   """The first global batches of a run."""
   from jepa.data import pipeline
   stream = pipeline.train(exp.train, batch=exp.config["batch"], seed=exp.config["seed"])
   return [next(stream) for _ in range(count)]
+
+
+def compiled(functions):
+  """A network, a method or a world model with each of its functions compiled as one program: run one operation at a
+  time, every operation of every shape is a program of its own."""
+  def jit(f):
+    return jax.jit(f, static_argnames=[k for k in ("train", "parts") if k in inspect.signature(f).parameters])
+  return functions._replace(**{name: jit(f) for name, f in functions._asdict().items()})
 
 
 def equal(a, b) -> bool:

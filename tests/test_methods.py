@@ -103,7 +103,7 @@ def test_labels_reach_the_loss_of_supervised_methods_only(case):
 
 
 def test_embed_gives_pooled_and_tokens(case):
-  features = case.method.embed(case.state.params, case.state.extra, case.batches[0])
+  features = jax.jit(case.method.embed)(case.state.params, case.state.extra, case.batches[0])
   assert features.pooled.ndim == 2 and features.tokens.ndim == 3
   assert features.pooled.shape[0] == features.tokens.shape[0] == 16
   assert features.tokens.shape[-1] == features.pooled.shape[-1]
@@ -128,7 +128,7 @@ def test_without_the_stop_gradient_the_contract_fails(monkeypatch):
   """The test above can fail: with stop_gradient removed, gradient reaches the EMA target."""
   case = Case("ijepa_in1k")
   monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
-  grads = jax.grad(case.method.loss, argnums=1, has_aux=True)(
+  grads = jax.jit(jax.grad(case.method.loss, argnums=1, has_aux=True))(
       case.state.params, case.state.extra, case.batches[0], jax.random.key(0))[0]
   assert any(np.any(g) for g in jax.tree.leaves(grads["target"]))
 

@@ -11,6 +11,7 @@ from jepa import schedules
 from jepa.methods import byol
 from jepa.models import backbone, heads, towers
 from jepa.types import Features
+from tests import runs
 from tests.test_models import close, shaken
 
 KEY = jax.random.key(0)
@@ -38,7 +39,7 @@ def normal(h, scale=1.0, bias=0.0):
 @pytest.mark.parametrize("last", heads.LAST)
 @pytest.mark.parametrize("norm,activation,bias", [(True, "relu", True), (False, "gelu", False)])
 def test_mlp_is_what_its_options_say(norm, last, activation, bias):
-  x, net = rows(), heads.mlp(widths=(7, 4), norm=norm, last=last, bias=bias, activation=activation)
+  x, net = rows(), runs.compiled(heads.mlp(widths=(7, 4), norm=norm, last=last, bias=bias, activation=activation))
   params, stats = net.init(KEY, x)
   params = shaken(params)
   assert set(params) == {"hidden0", "out"} | ({"norm0"} if norm else set()) | (
@@ -51,7 +52,7 @@ def test_mlp_is_what_its_options_say(norm, last, activation, bias):
   erf = np.vectorize(math.erf)
   h = np.maximum(h, 0) if activation == "relu" else h * (1 + erf(h / np.sqrt(2))) / 2
   h = h @ params["out"]["kernel"] + params["out"].get("bias", 0)
-  out, new = jax.jit(functools.partial(net.apply, train=True))(params, stats, x)
+  out, new = net.apply(params, stats, x, train=True)
   close(out, h if last == "plain" else normal(h, **params.get("last", {})), atol=1e-4)
   if last != "plain":
     close(new["last"]["mean"], 0.1 * h.mean(0), atol=1e-4)
@@ -90,7 +91,7 @@ def test_wrong_heads_are_told(args, told):
 
 
 def test_prototypes_are_cosines():
-  x, net = rows(), heads.prototypes(9)
+  x, net = rows(), runs.compiled(heads.prototypes(9))
   params, stats = net.init(KEY, x)
   assert stats == {} and params["kernel"].shape == (5, 9)
   out, stats = net.apply(params, {}, x, train=True)
@@ -100,9 +101,9 @@ def test_prototypes_are_cosines():
   scaled = {"kernel": kernel * np.arange(1, 10)}      # only directions matter
   close(net.apply(scaled, {}, 7 * x, train=False)[0], out)
   close(net.apply({"kernel": x[:9].T}, {}, x, train=False)[0][np.arange(9), np.arange(9)], np.ones(9))
-  g = jax.grad(lambda k: jnp.sin(net.apply({"kernel": k}, {}, x, train=True)[0]).sum())(kernel)
+  g = jax.jit(jax.grad(lambda k: jnp.sin(net.apply({"kernel": k}, {}, x, train=True)[0]).sum()))(kernel)
   close((g * kernel).sum(0), np.zeros(9), atol=1e-4)  # so no gradient is along one
-  at_zero = jax.grad(lambda x: net.apply(params, {}, x, train=True)[0].sum())(0 * x)
+  at_zero = jax.jit(jax.grad(lambda x: net.apply(params, {}, x, train=True)[0].sum()))(0 * x)
   assert np.isfinite(at_zero).all()
 
 
@@ -115,9 +116,9 @@ HEADS = dict(projector=heads.mlp(widths=(6, 4), last="batch"), predictor=heads.m
 @functools.cache
 def tower():
   """(tower, params, stats, apply), compiled once for every set of groups."""
-  t = towers.make(encoder=ENCODER, mean=MEAN, std=STD, heads=HEADS)
-  params, stats = jax.jit(t.init)(KEY, images(4, 8, 8))
-  return t, shaken(params), stats, jax.jit(t.apply, static_argnames="parts")
+  t = runs.compiled(towers.make(encoder=ENCODER, mean=MEAN, std=STD, heads=HEADS))
+  params, stats = t.init(KEY, images(4, 8, 8))
+  return t, shaken(params), stats, t.apply
 
 
 def test_parts_are_chained_and_start_apart():
@@ -197,14 +198,14 @@ def test_parts_stop_early():
 def test_embed_is_evaluation_and_features_training():
   t, params, stats, apply = tower()
   x = images(6, 8, 8)
-  encoder = backbone.make(**ENCODER)
+  encoder = runs.compiled(backbone.make(**ENCODER))
   standard = (x - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
   _, stats = apply(params, stats, [x[None]])      # statistics that are not the first ones
-  out = jax.jit(t.embed)(params, stats, x)
+  out = t.embed(params, stats, x)
   want, _ = encoder.apply(params["encoder"], stats["encoder"], standard, train=False)
   jax.tree.map(close, out, want)
   close(t.embed(params, stats, x[:2]).pooled, out.pooled[:2])
-  trained, new = jax.jit(t.features)(params, stats, x)
+  trained, new = t.features(params, stats, x)
   want, moved = encoder.apply(params["encoder"], stats["encoder"], standard, train=True)
   jax.tree.map(close, trained, want)
   jax.tree.map(close, new, stats | {"encoder": moved})
@@ -220,8 +221,7 @@ def test_bytes_and_floats_are_one_image():
   jax.tree.map(close, t.features(params, stats, pixels), t.features(params, stats, floats))
   close(apply(params, stats, [pixels[None]])[0]["predictor"],
         apply(params, stats, [floats[None]])[0]["predictor"])
-  init = jax.jit(t.init)
-  jax.tree.map(np.testing.assert_array_equal, init(KEY, pixels), init(KEY, floats))
+  jax.tree.map(np.testing.assert_array_equal, t.init(KEY, pixels), t.init(KEY, floats))
 
 
 # Methods of a tower, and its target.
@@ -305,7 +305,7 @@ def test_the_target_has_no_gradient():
   method = byol.make(encoder=ENCODER, projector=head, predictor=head, steps=5,
                      views=dict(kind="crops", count=2, size=8))
   batch = {"image": images(8, 8, 8)}
-  params, extra = method.init(KEY, batch)
+  params, extra = jax.jit(method.init)(KEY, batch)
   params = shaken(params)
   (_, (new, _)), (ours, targets) = jax.jit(jax.value_and_grad(
       lambda p, e: method.loss(p, e, batch, KEY), argnums=(0, 1), has_aux=True))(params, extra)

@@ -361,9 +361,10 @@ def test_raw_actions_are_standardised_for_the_model(trained):
   extra = {"normaliser": {"action": {"mean": jnp.array([1., 2, 3, 4]), "std": jnp.array([1., 2, 4, 8])},
                           "position": state.extra["normaliser"]["position"]}}
   plain = batch | {"action": (batch["action"] - [1, 2, 3, 4]) / [1, 2, 4, 8]}
-  method, model = module.make(**args, steps=4), experiment.world_model(exp)
-  bare = module.world_model(encoder=args["encoder"], predictor=args["predictor"], mean=args["mean"], std=args["std"])
-  loss = lambda method, *rest: method.loss(state.params, *rest, jax.random.key(0))[0]
+  method, model = module.make(**args, steps=4), runs.compiled(experiment.world_model(exp))
+  bare = runs.compiled(module.world_model(encoder=args["encoder"], predictor=args["predictor"], mean=args["mean"],
+                                          std=args["std"]))
+  loss = lambda method, *rest: jax.jit(method.loss)(state.params, *rest, jax.random.key(0))[0]
   ours = loss(exp.method, extra, batch)
   np.testing.assert_allclose(ours, loss(method, {}, plain), rtol=1e-5)
   assert abs(float(ours) - float(loss(method, {}, batch))) > 1e-3

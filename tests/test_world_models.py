@@ -18,6 +18,11 @@ CONFIGS = ("two_rooms", "lewm_two_rooms", "dino_wm_two_rooms", "vjepa2_ac_two_ro
            "next_frame_two_rooms")
 
 
+def made(exp, indices):
+  """The trajectories of a batch, which the step makes itself."""
+  return jax.jit(jax.vmap(exp.train.generate))(indices)
+
+
 # Losses and networks
 
 
@@ -36,7 +41,7 @@ def test_losses_are_their_numpy_loops():
 
 @pytest.mark.parametrize("kind", dynamics.KINDS)
 def test_predictors_read_state_and_action(kind):
-  net = dynamics.make(kind=kind, width=8)
+  net = runs.compiled(dynamics.make(kind=kind, width=8))
   z, a = jax.random.normal(jax.random.key(0), (3, 6)), jax.random.normal(jax.random.key(1), (3, 2))
   params = net.init(jax.random.key(2), z, a)
   out = net.apply(params, z, a)
@@ -48,7 +53,7 @@ def test_predictors_read_state_and_action(kind):
 
 
 def test_the_transformer_does_not_look_ahead():
-  net = dynamics.transformer(width=8, history=4, depth=2, heads=2, gate_std=0.5)
+  net = runs.compiled(dynamics.transformer(width=8, history=4, depth=2, heads=2, gate_std=0.5))
   z, a = jax.random.normal(jax.random.key(0), (2, 4, 8)), jax.random.normal(jax.random.key(1), (2, 4, 3))
   params = net.init(jax.random.key(2), z, a)
   out = net.apply(params, z, a)
@@ -60,7 +65,7 @@ def test_the_transformer_does_not_look_ahead():
 
 
 def test_zero_gates_make_the_transformer_forget_the_action():
-  net = dynamics.transformer(width=8, history=2, depth=1, heads=2)
+  net = runs.compiled(dynamics.transformer(width=8, history=2, depth=1, heads=2))
   z, a = jax.random.normal(jax.random.key(0), (2, 2, 8)), jax.random.normal(jax.random.key(1), (2, 2, 3))
   params = net.init(jax.random.key(2), z, a)
   np.testing.assert_array_equal(net.apply(params, z, a), net.apply(params, z, -a))
@@ -68,7 +73,7 @@ def test_zero_gates_make_the_transformer_forget_the_action():
 
 @pytest.mark.parametrize("strides", [(), (2, 2), (4, 1)])
 def test_impala_encodes_each_image_by_itself(strides):
-  net = impala.impala(widths=(4, 8), outputs=5, blocks=1, strides=strides, groups=2)
+  net = runs.compiled(impala.impala(widths=(4, 8), outputs=5, blocks=1, strides=strides, groups=2))
   x = jax.random.uniform(jax.random.key(0), (3, 17, 17, 2))
   params = net.init(jax.random.key(1), x)
   np.testing.assert_allclose(net.apply(params, x)[1:2], net.apply(params, x[1:2]), atol=1e-5)
@@ -77,7 +82,7 @@ def test_impala_encodes_each_image_by_itself(strides):
 
 
 def test_a_first_stage_of_patches_is_a_convolution_without_overlap():
-  net = impala.impala(widths=(4, 8), outputs=5, blocks=0, strides=(5, 2), patches=True)
+  net = runs.compiled(impala.impala(widths=(4, 8), outputs=5, blocks=0, strides=(5, 2), patches=True))
   x = jax.random.uniform(jax.random.key(0), (3, 15, 10, 2))
   params = net.init(jax.random.key(1), x)
   kernel, bias = (params["stage0"]["patch"][k] for k in ("kernel", "bias"))
@@ -95,7 +100,7 @@ def test_a_first_stage_of_patches_is_a_convolution_without_overlap():
 
 
 def test_gates_multiply_what_is_normed():
-  net = dynamics.make(kind="mlp", width=6, depth=1, norm=True, gated=True)
+  net = runs.compiled(dynamics.make(kind="mlp", width=6, depth=1, norm=True, gated=True))
   z, a = jax.random.normal(jax.random.key(0), (4, 3)), jax.random.normal(jax.random.key(1), (4, 2))
   params = net.init(jax.random.key(2), z, a)
   x, dense = np.concatenate([z, a], 1), lambda p, x: x @ p["kernel"] + p["bias"]
@@ -107,16 +112,15 @@ def test_gates_multiply_what_is_normed():
 
 def test_members_go_their_own_ways_and_their_disagreement_counts():
   """Each is a predictor by itself; the loss is the mean of theirs; the distance grows with their variance."""
-  c = runs.config("two_rooms")
-  c.args.encoder = dict(widths=(4,), outputs=8, blocks=0, strides=(8,), groups=2)
+  c = runs.rooms()
   c.args.predictor, c.args.disagreement = dict(kind="mlp", width=8, members=3), 5.0
   exp = experiment.build(c)
   state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
-  model, whole = plan.load_model(exp), jax.vmap(exp.train.generate)(batch["index"])
+  model, whole = runs.compiled(plan.load_model(exp)), made(exp, batch["index"])
   args, action = (state.params, state.extra), whole["action"][:, 0]
   z = model.encode(*args, whole["image"][:, 0])
   ahead, goal = model.predict(*args, z, action), model.encode(*args, whole["image"][:, 1])
-  one = dynamics.make(kind="mlp", width=8)
+  one = runs.compiled(dynamics.make(kind="mlp", width=8))
   for i in range(3):
     np.testing.assert_array_equal(z[:, i], z[:, 0])
     np.testing.assert_allclose(ahead[:, i], one.apply(state.params["predictor"][f"member{i}"], z[:, i], action),
@@ -126,7 +130,7 @@ def test_members_go_their_own_ways_and_their_disagreement_counts():
   np.testing.assert_allclose(model.distance(ahead, goal),
                              np.square(ahead - goal).mean((1, 2)) + 5 * ahead.var(1).mean(1), rtol=1e-4)
   short = {k: v[:, :2] if k == "image" else v[:, :1] for k, v in whole.items() if k != "position"}
-  loss = pldm.make(**c.args, steps=1).loss(*args, short, jax.random.key(0))[1][1]["prediction"]
+  loss = jax.jit(pldm.make(**c.args, steps=1).loss)(*args, short, jax.random.key(0))[1][1]["prediction"]
   np.testing.assert_allclose(loss, np.square(ahead - goal).mean(), rtol=1e-4)
 
 
@@ -182,7 +186,7 @@ def test_bad_worlds_are_refused(args, told):
 
 
 def test_resume_is_bit_exact_with_data_made_in_the_step(tmp_path):
-  c = runs.config("two_rooms")
+  c = runs.rooms()
   assert train.run(c, tmp_path / "whole") == 0
   (tmp_path / "half").mkdir()
   for name in ("config.json", "checkpoints"):
@@ -204,15 +208,15 @@ def test_what_planning_imagines_is_what_was_trained(name):
   """One step from the first frame: `predict` of the world model is the network of the loss."""
   exp = experiment.build(runs.config(name))
   state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
-  whole = jax.vmap(exp.train.generate)(batch["index"])
-  model = plan.load_model(exp)
+  whole = made(exp, batch["index"])
+  model = runs.compiled(plan.load_model(exp))
   z = model.encode(state.params, state.extra, whole["image"][:, 0])
   ahead = model.predict(state.params, state.extra, z, whole["action"][:, 0])
   real = model.encode(state.params, state.extra, whole["image"][:, 1])
   still, moved = model.distance(z, real), model.distance(ahead, real)
   # a trajectory may begin at a wall, and stay
   assert still.shape == (16,) and np.isfinite(moved).all() and np.asarray(still > 0).mean() > 0.5
-  tokens = exp.method.embed(state.params, state.extra, batch).tokens
+  tokens = jax.jit(exp.method.embed)(state.params, state.extra, batch).tokens
   if isinstance(z, frames.Window):
     np.testing.assert_allclose(tokens, z.z[:, 0], atol=1e-5)
   else:
@@ -223,7 +227,7 @@ def test_what_planning_imagines_is_what_was_trained(name):
 
 def test_the_last_evaluation_makes_few_trajectories(tmp_path, monkeypatch):
   """A world has as many as one likes: a run over a million of them ends with an evaluation of some."""
-  c = runs.config("two_rooms")
+  c = runs.rooms()
   c.data.args.n = 1_000_000
   exp = experiment.build(c)
   monkeypatch.setattr(evaluation, "MADE", 32)
@@ -243,22 +247,24 @@ def test_a_term_of_pldm_can_be_switched_off():
 
 def test_pldm_learns_a_predictor_over_a_frozen_encoder(tmp_path):
   """The encoder of a run of its own stays as it was, and planning sees it."""
-  theirs = experiment.build(runs.config("two_rooms"))
+  theirs = experiment.build(runs.rooms())
   saved = experiment.initial_state(theirs)
   with checkpoint.open(tmp_path / "checkpoints") as checkpointer:
     checkpoint.save(checkpointer, saved, data={}, config=theirs.config)
-  c = runs.config("two_rooms", seed=1)
+  c = runs.rooms(seed=1)
   c.args.frozen, c.init.encoder = True, str(tmp_path)
   exp = experiment.build(c)
   with checkpoint.open(tmp_path / "none") as empty:
     state, _, _ = experiment.start(exp, empty)
   predictor = jax.device_get(state.params["predictor"])
+  step = jax.jit(exp.step)
   for batch in runs.batches(exp, 2):
-    state, metrics = exp.step(state, batch)
+    state, metrics = step(state, batch)
   assert "encoder" not in state.params and runs.equal(state.extra["encoder"], saved.params["encoder"])
   assert not runs.equal(state.params["predictor"], predictor) and metrics["prediction"] > 0
-  image = jax.vmap(exp.train.generate)(np.arange(2))["image"][:, 0]
-  z, as_theirs = (plan.load_model(e).encode(s.params, s.extra, image) for e, s in ((exp, state), (theirs, saved)))
+  image = made(exp, np.arange(2))["image"][:, 0]
+  z, as_theirs = (jax.jit(plan.load_model(e).encode)(s.params, s.extra, image)
+                  for e, s in ((exp, state), (theirs, saved)))
   np.testing.assert_array_equal(z, as_theirs)
 
 
@@ -268,7 +274,7 @@ def test_pldm_on_a_vit_with_a_transformer():
   c.args.predictor = dict(kind="transformer", width=8, depth=1, heads=1, gate_std=0.1)
   exp = experiment.build(c)
   state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
-  model, whole = plan.load_model(exp), jax.vmap(exp.train.generate)(batch["index"])
+  model, whole = runs.compiled(plan.load_model(exp)), made(exp, batch["index"])
   z = model.encode(state.params, state.extra, whole["image"][:, 0])
   ahead = [model.predict(state.params, state.extra, z, a * whole["action"][:, 0]) for a in (1.0, -1.0)]
   assert z.shape == ahead[0].shape == (16, 8) and np.abs(ahead[0] - ahead[1]).max() > 1e-4
@@ -285,10 +291,10 @@ def test_frames_do_not_look_ahead(name):
   z, a, s = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 3, 4, 6), (2, 3, 2),
                                                                                     (2, 3, 2)]))
   if name == "joined":
-    net = frames.joined(history=3, depth=1, heads=2)
+    net = runs.compiled(frames.joined(history=3, depth=1, heads=2))
     inputs = lambda z, a: (jnp.concatenate([z, jnp.repeat(a[:, :, None], 4, 2)], -1),)
   else:
-    net = frames.interleaved(width=12, depth=1, heads=1)
+    net = runs.compiled(frames.interleaved(width=12, depth=1, heads=1))
     inputs = lambda z, a: (z, a, s)
   params = net.init(jax.random.key(3), *inputs(z, a))
   out = net.apply(params, *inputs(z, a))
@@ -317,8 +323,8 @@ def test_imagination_is_the_predictor_on_the_whole_history(name):
   """Two steps by `predict` are the network on the frames in a row."""
   exp = experiment.build(runs.config(name))
   state, batch = experiment.initial_state(exp), runs.batches(exp, 1)[0]
-  whole = jax.vmap(exp.train.generate)(batch["index"])
-  model, args, a = plan.load_model(exp), exp.config["args"], whole["action"]
+  whole = made(exp, batch["index"])
+  model, args, a = runs.compiled(plan.load_model(exp)), exp.config["args"], whole["action"]
   start = model.encode(state.params, state.extra, whole["image"][:, 0])
   one = model.predict(state.params, state.extra, start, a[:, 0])
   two = model.predict(state.params, state.extra, one, a[:, 1])
@@ -328,7 +334,7 @@ def test_imagination_is_the_predictor_on_the_whole_history(name):
     net = frames.joined(**args["predictor"])
   else:
     inputs, net = (one.z[:, :2], a[:, :2], one.s[:, :2]), frames.interleaved(**args["predictor"])
-  want = net.apply(state.params["predictor"], *inputs)[:, -1, :, :one.z.shape[-1]]
+  want = jax.jit(net.apply)(state.params["predictor"], *inputs)[:, -1, :, :one.z.shape[-1]]
   np.testing.assert_allclose(two.z[:, 2], want, atol=1e-4)
 
 
@@ -395,7 +401,7 @@ def test_drawn_states_and_their_nats():
 
 
 def test_the_convolutional_decoder_has_every_pixel():
-  net = pixels.convolutional(shape=(13, 10, 2), widths=(4, 4))
+  net = runs.compiled(pixels.convolutional(shape=(13, 10, 2), widths=(4, 4)))
   z = jax.random.normal(jax.random.key(0), (3, 5))
   params = net.init(jax.random.key(1), z)
   image = net.apply(params, z)
