@@ -23,7 +23,7 @@ def get_config(arg=None):
   c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
   c.eval.args = {}
   c.log.every = "50 steps"
-  c.plan = dict(planner="tree", horizon=64, every=5, last=0, args=dict(width=24, branches=8, hold=4, std=3.0))
+  c.plan = dict(planner="tree", horizon=60, every=10, last=0, args=dict(width=16, branches=4, hold=6, std=3.0))
   if arg == "tiny":
     data, evaluation = c.data, c.eval
     c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=0, strides=(4, 2)),
