@@ -1,4 +1,4 @@
-r"""PLDM in Two Rooms (arXiv 2502.14819), a wall and a door drawn for every layout, trajectories generated inside the step.
+r"""PLDM in Two Rooms (arXiv 2502.14819), wall and door drawn for every layout, trajectories generated inside the step.
 
 python -m jepa.main --config=configs/two_rooms.py --workdir=runs/two_rooms
 python -m jepa.plan --workdir=runs/two_rooms
@@ -6,8 +6,8 @@ python -m jepa.plan --workdir=runs/two_rooms
 Half an hour on one CPU core, then 92 % of 200 episodes; published: 97 +- 2 % (MPPI, a GPU).
 
 Argument: random (default), predictor, tiny; published: the released encoder, predictor, data and weights, for one GPU
-(not run here). "predictor" freezes the encoder of a run (--config.init.encoder=DIR, default runs/two_rooms) and learns
-two predictors with gates over it, from more trajectories a second (not run here with these settings).
+(not run here). "predictor" freezes the encoder of a run (--config.init.encoder=DIR, default runs/two_rooms) and
+learns two predictors with gates over it, from more trajectories a second (not run here with these settings).
 configs/two_rooms_quick.py has the fixed wall.
 """
 from jepa import config

@@ -87,8 +87,8 @@ def impala(*, widths: Sequence[int] = (16, 32, 32), outputs: int = 512, blocks: 
     widths: channels of each stage, which halves the side. blocks: residual ones a stage. groups: of GroupNorm.
     strides: of each stage's first convolution, in place of the pooling: a quarter of its operations with 2, a
       sixth with 4 and a kernel of 5. Nothing: pooling, as published.
-    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride: a matrix product,
-      where the gradient of a convolution of few channels is what a CPU is slowest at.
+    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride: a matrix
+      product, where the gradient of a convolution of few channels is what a CPU is slowest at.
 
   Raises:
     ValueError: a width that the groups do not divide, not one stride a stage, patches without strides; when called,

@@ -75,7 +75,8 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
       front = 1 + r * width + jnp.arange(width)
       there = chosen >= 0
       nodes = nodes.at[front].set(jnp.where(there[:, None], ends[chosen], jnp.inf))
-      return (nodes, parent.at[front].set(source[chosen]), action.at[front].set(tried[chosen]), front, best, unit), None
+      parent, action = parent.at[front].set(source[chosen]), action.at[front].set(tried[chosen])
+      return (nodes, parent, action, front, best, unit), None
 
     size, a = 1 + rounds * width, len(limits.low)
     root = flat(jax.tree.map(lambda x: x[None], context))[0]

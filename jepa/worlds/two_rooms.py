@@ -74,8 +74,8 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
           and 0 <= crossing and 0 <= aimed and crossing + aimed <= 1 and 0 <= jambs <= 1
           and 0 <= fast <= 1):
     raise ValueError(f"two_rooms: half_wall = {half_wall}, half_door = {half_door}, dot = {dot}, gain = "
-                     f"{gain}, limit = {limit}, crossing = {crossing}, aimed = {aimed}, jambs = {jambs}, fast = {fast}; "
-                     "half_wall is in 1 .. 8, half_door in 2 .. 5, crossing + aimed, jambs and fast in [0, 1], the "
+                     f"{gain}, limit = {limit}, crossing = {crossing}, aimed = {aimed}, jambs = {jambs}, "
+                     f"fast = {fast}; half_wall is in 1 .. 8, half_door in 2 .. 5, crossing + aimed, jambs and fast in [0, 1], the "
                      "others are positive")
   actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
   low, high = BORDER[0] + MARGIN, BORDER[1] - MARGIN
