@@ -1,4 +1,4 @@
-r"""PLDM in Two Rooms (arXiv 2502.14819), wall and door drawn for every layout, trajectories generated inside the step.
+r"""PLDM in Two Rooms (arXiv 2502.14819), wall and door drawn for every layout, trajectories made inside the step.
 
 python -m jepa.main --config=configs/two_rooms.py --workdir=runs/two_rooms
 python -m jepa.plan --workdir=runs/two_rooms

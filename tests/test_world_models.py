@@ -93,7 +93,7 @@ def test_a_first_stage_of_patches_is_a_convolution_without_overlap():
   mean, var = same.mean((1, 2), keepdims=True), same.var((1, 2), keepdims=True)      # a group a channel
   np.testing.assert_allclose(first, np.maximum((same - mean) / np.sqrt(var + 1e-6), 0), atol=1e-4)
   assert net.apply(params, x).shape == (3, 5)
-  with pytest.raises(ValueError, match="17 x 17 do not split into patches of 5"):
+  with pytest.raises(ValueError, match="17x17 is not divisible into patches of 5"):
     net.apply(params, jnp.zeros((1, 17, 17, 2)))
   with pytest.raises(ValueError, match="give strides"):
     impala.impala(patches=True)

@@ -365,7 +365,7 @@ def test_aimed_walks_straight_and_presses_against_the_wall():
 
 
 def test_jambs_are_met_and_fast_steps_reach_the_limit():
-  """Where those that aim are stopped by the wall: mostly within two deviations of the door; and how long steps are."""
+  """Where those that aim are stopped: mostly within two deviations of the door; and how long steps are."""
   def walk(key, **shares):
     world = worlds.make("two_rooms", random=True, crossing=0.0, aimed=1.0, **shares)
     k_reset, k_behave = jax.random.split(key)

@@ -91,8 +91,8 @@ def world_model(*, encoder: Mapping, predictor: Mapping, mean: float | Sequence[
   """What planning sees; arguments as of `make`.
 
   Args:
-    disagreement: weight of the variance between the members of the predictor in the distance to the goal (section
-      4.4 of the paper's planning objective); 0: their mean distance alone, in which it has weight 1 already.
+    disagreement: weight of the variance between the members of the predictor in the distance to the goal, beside
+      their mean distance, in which it has weight 1 already.
   """
   enc, pred, each = backbone.vector(**encoder), dynamics.make(**predictor), believed(predictor)
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jepa.models import layers as lib
+from jepa.models import layers as lib, vit
 from jepa.types import Net
 
 
@@ -49,10 +49,8 @@ class Patches(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    b, h, w, c = x.shape
-    p = self.patch
-    x = x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h // p, w // p, p * p * c)
-    x = lib.Dense(self.width, self.dtype, name="patch")(x)
+    grid = vit.grid_of(x, self.patch)
+    x = lib.Dense(self.width, self.dtype, name="patch")(vit.patches(x, self.patch)).reshape(len(x), *grid, self.width)
     return nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm0")(x))
 
 
@@ -87,8 +85,8 @@ def impala(*, widths: Sequence[int] = (16, 32, 32), outputs: int = 512, blocks: 
     widths: channels of each stage, which halves the side. blocks: residual ones a stage. groups: of GroupNorm.
     strides: of each stage's first convolution, in place of the pooling: a quarter of its operations with 2, a
       sixth with 4 and a kernel of 5. Nothing: pooling, as published.
-    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride: a matrix
-      product, where the gradient of a convolution of few channels is what a CPU is slowest at.
+    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride, without residual
+      blocks: a matrix product, where the gradient of a convolution of few channels is what a CPU is slowest at.
 
   Raises:
     ValueError: a width that the groups do not divide, not one stride a stage, patches without strides; when called,
@@ -100,14 +98,5 @@ def impala(*, widths: Sequence[int] = (16, 32, 32), outputs: int = 512, blocks: 
     raise ValueError(f"impala: strides = {tuple(strides)} with {len(widths)} widths; give a positive one to each stage")
   if patches and not strides:
     raise ValueError("impala: patches are as wide as the first stride; give strides, such as (5, 2, 2)")
-  net = lib.net(Impala(tuple(widths), outputs, blocks, tuple(strides) or (0,) * len(widths), patches, groups,
-                       jnp.dtype(dtype)))
-
-  def checked(image):
-    if patches and (image.shape[1] % strides[0] or image.shape[2] % strides[0]):
-      raise ValueError(f"impala: pictures of {image.shape[1]} x {image.shape[2]} do not split into patches of "
-                       f"{strides[0]}; choose a divisor as the first stride, or no patches")
-    return image
-
-  return Net(lambda key, image: net.init(key, checked(image)),
-             lambda params, image: net.apply(params, checked(image)))
+  return lib.net(Impala(tuple(widths), outputs, blocks, tuple(strides) or (0,) * len(widths), patches, groups,
+                        jnp.dtype(dtype)))

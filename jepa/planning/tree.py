@@ -41,8 +41,7 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
   rounds, start = horizon // hold, fresh(limits, horizon, std)
 
   def plan(key, context, goal, plan):
-    back = ravel_pytree(context)[1]
-    flat = jax.vmap(lambda z: ravel_pytree(z)[0])
+    root, back = ravel_pytree(context)
 
     def branch(z, action):
       """States f32 [k D] while `action` is held, and the distance of each to the goal [k]."""
@@ -68,9 +67,9 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
       alive &= jnp.isfinite(ends).all(-1)
       ends = jnp.where(alive[:, None], ends, 0.0)
       unit = jnp.where(r == 0, jnp.square(ends - nodes[0]).sum(-1).mean(where=alive), unit)
+      gap = apart**2 * unit
       order = jnp.stack([d[:, -1].argsort(), jax.random.permutation(k_order, width * branches)], 1).ravel()
-      chosen = spread(ends[order], alive[order] & (nearest(ends[order], nodes) > apart**2 * unit), apart**2 * unit,
-                      width)
+      chosen = spread(ends[order], (alive & (nearest(ends, nodes) > gap))[order], gap, width)
       chosen = jnp.where(chosen < 0, -1, order[chosen])
       front = 1 + r * width + jnp.arange(width)
       there = chosen >= 0
@@ -79,7 +78,6 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
       return (nodes, parent, action, front, best, unit), None
 
     size, a = 1 + rounds * width, len(limits.low)
-    root = flat(jax.tree.map(lambda x: x[None], context))[0]
     nodes = jnp.full((size, len(root)), jnp.inf).at[0].set(root)
     best = distance(context, goal).astype(jnp.float32), jnp.int32(0), jnp.zeros(a), jnp.int32(0)
     state = nodes, jnp.zeros(size, jnp.int32), jnp.zeros((size, a)), jnp.zeros(width, jnp.int32), best, jnp.float32(0)

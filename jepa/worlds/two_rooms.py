@@ -37,8 +37,7 @@ class State(NamedTuple):
 
 def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int = 1, half_door: int = 4,
          dot: float = 1.3, gain: float = 1.0, limit: float = 2.45, crossing: float = 0.35,
-         aimed: float = 0.0, jambs: float = 0.0, fast: float = 0.0,
-         colour: bool = False) -> World:
+         aimed: float = 0.0, jambs: float = 0.0, fast: float = 0.0, colour: bool = False) -> World:
   """Two Rooms.
 
   Args:
@@ -71,12 +70,12 @@ def make(*, random: bool = False, wall: int = 32, door: int = 18, half_wall: int
     raise ValueError(f"two_rooms: wall = {wall}, door = {door}; wall is in {WALLS[0]} .. {WALLS[1]}, "
                      f"door in {DOORS[0]} .. {DOORS[1]}")
   if not (0 < half_wall <= 8 and 1 < half_door <= 5 and dot > 0 and gain > 0 and limit > 0
-          and 0 <= crossing and 0 <= aimed and crossing + aimed <= 1 and 0 <= jambs <= 1
-          and 0 <= fast <= 1):
+          and 0 <= crossing and 0 <= aimed and crossing + aimed <= 1
+          and 0 <= jambs <= 1 and 0 <= fast <= 1):
     raise ValueError(f"two_rooms: half_wall = {half_wall}, half_door = {half_door}, dot = {dot}, gain = "
                      f"{gain}, limit = {limit}, crossing = {crossing}, aimed = {aimed}, jambs = {jambs}, "
-                     f"fast = {fast}; half_wall is in 1 .. 8, half_door in 2 .. 5, crossing + aimed, jambs and fast in [0, 1], the "
-                     "others are positive")
+                     f"fast = {fast}; half_wall is in 1 .. 8, half_door in 2 .. 5, crossing + aimed, jambs and "
+                     "fast in [0, 1], the others are positive")
   actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
   low, high = BORDER[0] + MARGIN, BORDER[1] - MARGIN
   thick, open_ = half_wall + MARGIN, half_door - MARGIN
