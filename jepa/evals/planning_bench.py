@@ -3,8 +3,9 @@ r"""Times planning against the usual loop: python -m jepa.evals.planning_bench [
 
 Both plan with MPPI over the same untrained PLDM, whose predictor has the sizes of configs/two_rooms.py, in the same
 Two Rooms, as many steps for every episode. Ours plans for many episodes in one compiled call. The other is a loop as
-published code has it, in PyTorch (pip install -e '.[parity]'): one episode after the other, its samples in one batch, its networks with our
-weights. Their energies are compared before anything is timed. They take turns; the ratio is the median of rounds.
+published code has it, in PyTorch (pip install -e '.[parity]'): one episode after the other, its samples in one batch,
+its networks with our weights. Their energies are compared before anything is timed. They take turns; the ratio is the
+median of rounds.
 """
 from jepa import heap
 
