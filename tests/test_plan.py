@@ -106,7 +106,7 @@ def test_the_command(tmp_path, capsys):
   command = [sys.executable, "-m", "jepa.plan", f"--workdir={tmp_path}", "--episodes=3", "--budget=6",
              "--horizon=4", "--every=2"]
   rows = [evals.STRAIGHT, evals.TRAINED]
-  sets = ["--set=samples=8", "--set=std=1.5", "--subgoals=memory", "--landscapes=0",
+  sets = ["--set=width=4", "--set=hold=2", "--subgoals=memory", "--landscapes=0",
           *(f"--subgoals_set={s}" for s in ("trajectories=2", "length=5", "apart=0.0", "capacity=99"))]
   done = subprocess.run([*command, *sets, f"--rows={','.join(rows)}"], cwd=runs.ROOT, capture_output=True, text=True,
                         timeout=240)
