@@ -59,6 +59,7 @@ def base() -> ConfigDict:
   c.eval.pool = "pooled"          # which vector of the frozen encoder is probed: jepa/evals/features.py POOLS
   c.eval.floors = True            # also of raw pixels and the untrained encoder; a study measures them once
   c.eval.alarm = "warn"           # on collapse: "warn", "stop" or "off"
+  c.eval.levels = ConfigDict()    # of what counts as collapse, where not those of jepa/evals/collapse.py; None: never
   c.eval.report = True            # report.html and figures/ at the end
   c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops;
                                   # 0 stops at the first

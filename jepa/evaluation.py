@@ -2,11 +2,12 @@
 encoder untrained) beside every number. The train loop calls it at intervals and at the end, jepa.evaluate
 from the command line.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -125,7 +126,7 @@ def online(exp: Experiment,
   def probe(state, step, metrics):
     rows = run({TRAINED: features_of(exp, state, train, test, names)},
                protocol=protocol(exp, train, test, step))
-    return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows, metrics)
+    return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows, settings, metrics)
   return probe
 
 
@@ -146,9 +147,10 @@ def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, t
   return rows
 
 
-def alarms(rows: list[dict], metrics: dict[str, float] | None = None) -> list[str]:
-  """What is collapsing, if anything, by the trained rows and by the method's own metrics."""
-  return collapse.alarms({r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED} | (metrics or {}))
+def alarms(rows: list[dict], settings: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> list[str]:
+  """What is collapsing, if anything, by the trained rows and by the method's own metrics. settings: config.eval."""
+  stats = {r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED}
+  return collapse.alarms(stats | dict(metrics or {}), levels=settings.get("levels"))
 
 
 def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str] = ()) -> list[str]:
@@ -168,7 +170,7 @@ def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str
     if exp.config["eval"]["report"]:
       from jepa import pictures
       print(f"report: {pictures.report(exp, state, workdir, rows, by_row)}", flush=True)
-  return alarms(rows)
+  return alarms(rows, exp.config["eval"])
 
 
 def _limited(source: sources.Source, limit: int, seed: int = 0) -> sources.Source:

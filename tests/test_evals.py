@@ -13,6 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from jepa import evaluation
 from jepa.evals import collapse, features as F, knn, linear, suite
 from jepa.types import Features
 
@@ -306,6 +307,9 @@ def test_alarms_fire_and_do_not_fire():
   assert collapse.alarms(collapse.statistics(flat), levels=dict.fromkeys(collapse.LEVELS)) == []
   with pytest.raises(ValueError, match="did you mean 'rank_share'"):
     collapse.alarms({}, levels={"rank_shar": 1})
+  steep = [{"row": evaluation.TRAINED, "metric": "alpha", "mean": 9.0}]
+  assert "alpha 9" in evaluation.alarms(steep, {})[0]                          # a config.eval of an older workdir
+  assert evaluation.alarms(steep, {"levels": {"alpha": None}}) == []
   for x in (np.zeros((20, 16)), np.ones((20, 16))):
     stats = collapse.statistics(x)
     assert stats["rankme"] == pytest.approx(1, abs=1e-3) and stats["std"] == 0 and collapse.alarms(stats)

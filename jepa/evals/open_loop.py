@@ -66,13 +66,14 @@ def measure(model: WorldModel, params: Params, extra: Extra, train: Source, test
     ValueError: fewer than two windows.
   """
   known, asked = _draw(train, windows, chunk, seed), _draw(test, windows, chunk, seed + 1)
+  take, take_test = _taker(train), _taker(test)
   encode = lambda params, extra, image: _split(
       model.encode(params, extra, image.reshape(-1, *image.shape[2:])), image.shape[:2])
-  image = _take(train, known[0])["image"]
+  image = take(known[0])["image"]
   example = jax.device_get(jit(encode)(params, extra, image))
   notes = [] if all(np.issubdtype(x.dtype, np.floating) for x in jax.tree.leaves(example)) else [
       "no mean motion: a part of the state is no float"]
-  moves, read, positions = not notes, newest(example), "position" in _take(test, asked[0][:1])
+  moves, read, positions = not notes, newest(example), "position" in take_test(asked[0])
   width = jax.eval_shape(lambda z: read(_joined(z)), example).shape[-1]
   if not positions or not 0 < width <= WIDEST:
     notes.append(f"no probe: it would read {width} numbers of a state" if positions else
@@ -110,12 +111,12 @@ def measure(model: WorldModel, params: Params, extra: Extra, train: Source, test
 
   pieces, found, y, truth = [], [], [], []
   for i in known:
-    batch = _take(train, i)
+    batch = take(i)
     pieces.append(jax.device_get(learn(params, extra, batch["image"])))
     y.append(batch.get("position"))
   motion = jax.tree.map(lambda *x: np.mean(x, 0), *[m for _, m in pieces])
   for i in asked:
-    batch = _take(test, i)
+    batch = take_test(i)
     found.append(jax.device_get(imagine(params, extra, motion, batch["image"], batch["action"])))
     truth.append(batch.get("position"))
   unrelated = float(np.mean([u for _, u, _ in found]))
@@ -144,11 +145,12 @@ def _draw(source: Source, windows: int, chunk: int, seed: int) -> np.ndarray:
   return order.shuffled(source.length, seed)[:count - count % chunk].reshape(-1, chunk)
 
 
-def _take(source: Source, index: np.ndarray) -> dict[str, Any]:
+def _taker(source: Source) -> Callable[[np.ndarray], dict[str, Any]]:
   """Windows by number: of a recording, or made now."""
-  if source.generate is not None:
-    return jax.device_get(jax.vmap(source.generate)(source.arrays["index"][index]))
-  return {k: source.arrays[k][index] for k in ("image", *steps(source))}
+  if source.generate is None:
+    return lambda index: {k: source.arrays[k][index] for k in ("image", *steps(source))}
+  generate = jax.jit(jax.vmap(source.generate))
+  return lambda index: jax.device_get(generate(source.arrays["index"][index]))
 
 
 _joined = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
