@@ -41,13 +41,15 @@ def test_the_true_simulator_beats_a_random_walk(rooms):
   assert episode.live.shape == (16, 60) and episode.done.sum() == found["successes"]
 
 
-def test_episodes_that_take_turns_are_those_run_whole(rooms):
-  """Whichever share a call, and after others have ended; what is left of an ended episode stays as it was."""
+def test_episodes_that_take_turns_are_those_run_whole(rooms, monkeypatch):
+  """Whichever share a call or run beside it, and after others have ended; what is left of an ended episode stays as
+  it was."""
   world, protocol = rooms
   plan = evals.planned(world, *evals.of_world(world, horizon=6), name="shooting", horizon=6, every=4, samples=8)
   protocol = protocol._replace(episodes=7, budget=22)         # no whole number of looks
-  _, few = evals.run(world, plan, protocol, chunk=3)
   _, many = evals.run(world, plan, protocol, chunk=7)
+  monkeypatch.setattr(evals, "processors", lambda: 2)
+  _, few = evals.run(world, plan, protocol, chunk=3)
   jax.tree.map(np.testing.assert_array_equal, few, many)
   assert few.live.shape == (7, 22) and few.energies.shape == (7, 6)
   near = world._replace(success=lambda state, goal: jnp.abs(state.position - goal.position).max() < 30)
@@ -59,6 +61,24 @@ def test_episodes_that_take_turns_are_those_run_whole(rooms):
     np.testing.assert_array_equal(short.states.position[i, :n + 1], few.states.position[i, :n + 1])
     assert (short.states.position[i, n:] == short.states.position[i, n]).all() and not short.live[i, n:].any()
     assert np.isinf(short.energies[i, -(-n // 4):]).all() and np.isfinite(short.energies[i, :-(-n // 4)]).all()
+
+
+def test_a_failure_beside_others_is_told(rooms, monkeypatch):
+  """And the others end with their turn."""
+  world, protocol = rooms
+  turns, write = [], evals._write
+
+  def broken(record, episodes, *rest):
+    turns.append(len(episodes))
+    if 1 in episodes and len(turns) > 2:      # the second of two
+      raise OSError("no space left")
+    write(record, episodes, *rest)
+
+  monkeypatch.setattr(evals, "_write", broken)
+  monkeypatch.setattr(evals, "processors", lambda: 2)
+  with pytest.raises(OSError, match="no space"):
+    evals.run(world, evals.random(world), protocol._replace(budget=100_000), chunk=8)
+  assert sum(turns) < 8 * 1000
 
 
 def test_every_policy_meets_the_same_problems(rooms):

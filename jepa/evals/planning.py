@@ -7,8 +7,11 @@ with the true simulator.
 Shape letters: B episodes, H horizon, A action, D numbers of a latent, N latents.
 """
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 import math
+import os
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -312,7 +315,8 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   gives its place to another. What happens in an episode does not depend on the others.
 
   Args:
-    chunk: episodes that look and act at once.
+    chunk: episodes that look and act at once; on each core of a CPU, where one program of so small arrays is no faster
+      on many.
   """
   return learning(world, lambda nothing: agent, (), protocol, chunk=chunk, title=title)[:2]
 
@@ -339,8 +343,26 @@ def learning(world: World, agent: Callable[[Any], Agent], memory: Any, protocol:
     after, turn = jax.vmap(look)(keys_of(key, which, looks), pick(running), pick(goals), pick(targets), allowed)
     return jax.tree.map(lambda old, new: old.at[which].set(new, mode="drop"), running, after), turn
 
+  def act(running, memory, group):
+    """`running`, in which the episodes of `group` have ended."""
+    left = len(group)
+    while not stop.is_set():
+      pending = group[~np.asarray(running.finished)[group] & (looks[group] < len(allowed))]
+      bar.update(left - len(pending))
+      left = len(pending)
+      if not left:
+        break
+      pending = pending[np.argsort(looks[pending], kind="stable")][:chunk]
+      filled = dict(pad_width=(0, chunk - len(pending)))
+      which = np.pad(pending, **filled, constant_values=count).astype(np.int32)       # with nobody
+      at = np.pad(looks[pending], **filled)
+      running, found = turn(running, memory, which, key, at, allowed[at], goals, targets)
+      _write(record, pending, looks[pending], jax.device_get(found))
+      looks[pending] += 1
+    return running
+
   key = jax.random.fold_in(jax.random.key(protocol.seed), 1)
-  looks = np.zeros(count, np.int32)
+  looks, stop = np.zeros(count, np.int32), threading.Event()
   running, goals, targets = start(memory, problem_keys(protocol),
                                   keys_of(key, np.arange(count), len(allowed) + looks))
   turn = jax.jit(turn, donate_argnums=0).lower(running, memory, np.arange(chunk, dtype=np.int32), key, looks[:chunk],
@@ -350,22 +372,22 @@ def learning(world: World, agent: Callable[[Any], Agent], memory: Any, protocol:
   bar = tqdm(total=count, desc=title or "episodes", unit="episode", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
   clock = time.perf_counter()
-  for group in np.split(np.arange(count), range(chunk, count, chunk)) if remember else [np.arange(count)]:
-    while True:
-      going = ~np.asarray(running.finished) & (looks < len(allowed))
-      bar.update(count - int(going.sum()) - bar.n)
-      pending = group[going[group]]
-      if not len(pending):
-        break
-      pending = pending[np.argsort(looks[pending], kind="stable")][:chunk]
-      filled = dict(pad_width=(0, chunk - len(pending)))
-      which = np.pad(pending, **filled, constant_values=count).astype(np.int32)       # with nobody
-      at = np.pad(looks[pending], **filled)
-      running, found = turn(running, memory, which, key, at, allowed[at], goals, targets)
-      _write(record, pending, looks[pending], jax.device_get(found))
-      looks[pending] += 1
-    if remember:
+  if remember:
+    for group in np.split(np.arange(count), range(chunk, count, chunk)):
+      running = act(running, memory, group)
       memory = learn(memory, jax.tree.map(lambda x: x[group], record))
+  else:
+    cores = min(processors(), -(-count // chunk))
+    groups = [np.arange(i, count, cores) for i in range(cores)]
+    copies = [jax.tree.map(lambda x: x.copy(), running) for _ in groups]      # each is given away, turn by turn
+    with ThreadPoolExecutor(cores) as pool:
+      futures = [pool.submit(act, running, memory, group) for running, group in zip(copies, groups)]
+      try:
+        wait(futures, return_when=FIRST_EXCEPTION)
+      finally:
+        stop.set()      # Ctrl-C or a failure: the others end with their turn
+      parts = jax.device_get([f.result() for f in futures])
+    running = jax.tree.map(lambda *xs: np.stack([xs[i % cores][i] for i in range(count)]), *parts)
   seconds = time.perf_counter() - clock
   bar.close()
   running = jax.device_get(running)
@@ -374,6 +396,13 @@ def learning(world: World, agent: Callable[[Any], Agent], memory: Any, protocol:
       states=jax.tree.map(lambda x: cut(x, steps + 1), record.states), actions=cut(record.actions, steps),
       live=cut(record.live, steps), done=running.finished, memory=running.memory)
   return scores(episode, seconds), episode, memory
+
+
+def processors() -> int:
+  """How many programs are worth running at once: the cores that this process may use, 1 for an accelerator."""
+  if jax.default_backend() != "cpu":
+    return 1
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scores(episode: control.Episode, seconds: float) -> dict[str, Any]:
