@@ -50,6 +50,8 @@ def test_predictors_read_state_and_action(kind):
   assert np.abs(net.apply(params, z[::-1], a) - out).max() > 1e-4
   with pytest.raises(ValueError, match="choose one of gru, mlp"):
     dynamics.make(kind="lstm")
+  with pytest.raises(ValueError, match="activation = 'tanh' is unknown; choose gelu or relu"):
+    dynamics.make(kind="mlp", activation="tanh")
 
 
 def test_the_transformer_does_not_look_ahead():
@@ -99,14 +101,16 @@ def test_a_first_stage_of_patches_is_a_convolution_without_overlap():
     impala.impala(patches=True)
 
 
-def test_gates_multiply_what_is_normed():
-  net = runs.compiled(dynamics.make(kind="mlp", width=6, depth=1, norm=True, gated=True))
+@pytest.mark.parametrize("name, activation", [("gelu", lambda h: jax.nn.gelu(h, approximate=False)),
+                                              ("relu", jax.nn.relu)])
+def test_gates_multiply_what_is_normed(name, activation):
+  net = runs.compiled(dynamics.make(kind="mlp", width=6, depth=1, norm=True, gated=True, activation=name))
   z, a = jax.random.normal(jax.random.key(0), (4, 3)), jax.random.normal(jax.random.key(1), (4, 2))
   params = net.init(jax.random.key(2), z, a)
   x, dense = np.concatenate([z, a], 1), lambda p, x: x @ p["kernel"] + p["bias"]
   h = dense(params["hidden0"], x)
   h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-6)
-  h = h * jax.nn.gelu(dense(params["gate0"], x), approximate=False)
+  h = h * activation(dense(params["gate0"], x))
   np.testing.assert_allclose(net.apply(params, z, a), z + dense(params["out"], h), atol=1e-4)
 
 

@@ -32,6 +32,7 @@ class MLP(nn.Module):
   """z + hidden layers of (z, a), each with a LayerNorm if asked, and with gates if asked: norm(x U) * gelu(x V)
   (GEGLU, arXiv 2002.05202), since what an action does depends on where the walls are.
 
+  A relu costs a CPU a fraction of a gelu, and narrow layers are bound by it.
   Where a wall stops a dot is decided by a thirtieth of the state's range: deep layers with norms learn that sooner.
   """
 
@@ -39,20 +40,22 @@ class MLP(nn.Module):
   depth: int = 2
   norm: bool = False
   gated: bool = False
+  activation: str = "gelu"
 
   @nn.compact
   def __call__(self, z, a):
+    act = ACTIVATIONS[self.activation]
     x = jnp.concatenate([z, a], -1)
     for i in range(self.depth):
       h = lib.Dense(self.width, name=f"hidden{i}")(x)
       if self.norm:
         h = lib.LayerNorm(jnp.float32, name=f"norm{i}")(h)
-      act = lambda h: nn.gelu(h, approximate=False)
       x = h * act(lib.Dense(self.width, name=f"gate{i}")(x)) if self.gated else act(h)
     return z + lib.Dense(z.shape[-1], name="out")(x)
 
 
 KINDS = {"gru": GRU, "mlp": MLP}
+ACTIVATIONS = {"gelu": lambda h: nn.gelu(h, approximate=False), "relu": nn.relu}
 
 
 def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Net:
@@ -62,10 +65,10 @@ def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Ne
     kind: "gru", "mlp", or "transformer": that of `transformer` without a past; its width is D.
     members: with 2 or more, so many nets that differ in their first weights, each with a state of its own:
       z [B M D] -> [B M D]. Where they disagree none of them knows.
-    args: of it; of the MLP depth (2), norm (False) and gated (False).
+    args: of it; of the MLP depth (2), norm (False), gated (False) and activation ("gelu" or "relu").
 
   Raises:
-    ValueError: an unknown kind.
+    ValueError: an unknown kind or activation.
   """
   if members > 1:
     one = make(kind=kind, width=width, **args)
@@ -80,6 +83,8 @@ def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Ne
                lambda params, z, a: net.apply(params, z[:, None], a[:, None])[:, 0])
   if kind not in KINDS:
     raise ValueError(f"predictor {kind!r} is unknown; choose one of {', '.join((*KINDS, 'transformer'))}")
+  if args.get("activation", "gelu") not in ACTIVATIONS:
+    raise ValueError(f"predictor.activation = {args['activation']!r} is unknown; choose {' or '.join(ACTIVATIONS)}")
   return lib.net(KINDS[kind](width, **args))
 
 
