@@ -34,8 +34,8 @@ def get_config(arg=None):
       mean=(0.0026, 0.0989), std=(0.0369, 0.2986))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=2e-3, end=1e-5, warmup="2 %"),
                  weight_decay=dict(value=1e-5), clip=2.0)
-  c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
-  c.eval.args = {}
+  c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse", "open_loop"), False, False
+  c.eval.args, c.eval.levels = {}, dict(alpha=None)        # few numbers describe a room: the spectrum is steep
   c.log.every = "50 steps"
   c.plan = dict(planner="tree", horizon=60, every=10, last=0, args=dict(width=12, branches=8, hold=6, std=3.0))
   if arg == "predictor":

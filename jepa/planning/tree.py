@@ -44,11 +44,12 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
     root, back = ravel_pytree(context)
 
     def branch(z, action):
-      """States f32 [k D] while `action` is held, and the distance of each to the goal [k]."""
+      """The state f32 [D] after `action` was held, and the distance to the goal of all on the way [k]."""
       def step(z, _):
         z = dynamics(z, action)
-        return z, (ravel_pytree(z)[0], distance(z, goal))
-      return jax.lax.scan(step, back(z), None, length=hold)[1]
+        return z, distance(z, goal)
+      end, d = jax.lax.scan(step, back(z), None, length=hold)
+      return ravel_pytree(end)[0], d
 
     def grow(state, turn):
       nodes, parent, action, front, best, unit = state     # nodes f32 [1 + R W, D], inf where there is none
@@ -57,13 +58,12 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
       source = jnp.repeat(front, branches)                 # [W B], index of a node
       tried = clip(limits, std * jax.random.normal(k_action, (width * branches, len(limits.low))))
       alive = jnp.isfinite(nodes[source, 0])
-      states, d = jax.vmap(branch)(jnp.where(alive[:, None], nodes[source], nodes[0]), tried)
+      ends, d = jax.vmap(branch)(jnp.where(alive[:, None], nodes[source], nodes[0]), tried)
       d = jnp.where(alive[:, None] & jnp.isfinite(d), d, jnp.inf).astype(jnp.float32)
       i, steps = jnp.unravel_index(d.argmin(), d.shape)
       found = d[i, steps], source[i], tried[i], steps + 1
       best = jax.tree.map(lambda new, old: jnp.where(found[0] < best[0], new, old), found, best)
 
-      ends = states[:, -1]
       alive &= jnp.isfinite(ends).all(-1)
       ends = jnp.where(alive[:, None], ends, 0.0)
       unit = jnp.where(r == 0, jnp.square(ends - nodes[0]).sum(-1).mean(where=alive), unit)
