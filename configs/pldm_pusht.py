@@ -1,6 +1,7 @@
 r"""PLDM (arXiv 2502.14819) on 206 human demonstrations of PushT (Diffusion Policy, arXiv 2303.04137), 64x64 pixels.
 
 python -m jepa.main --config=configs/pldm_pusht.py --workdir=runs/pldm_pusht
+python -m jepa.plan --workdir=runs/pldm_pusht --world=pusht_gym        (pip install -e '.[gym]')
 
 Argument: tiny (a synthetic recording, seconds). A step of the model is half a second: 5 recorded steps, whose actions
 (where the agent shall go) stand side by side. A fifth of the demonstrations is held out; the evaluation imagines them
@@ -13,12 +14,12 @@ def get_config(arg=None):
   if arg not in (None, "", "tiny"):
     raise ValueError(f"argument {arg!r}: write tiny, or nothing")
   c = config.base()
-  c.total, c.batch, c.method = "1000 steps", 64, "pldm"
+  c.total, c.batch, c.method = "4000 steps", 64, "pldm"
   c.data = dict(source="trajectories",
                 args=dict(path="../shared/data/pusht", size=64, length=8, frameskip=5, stride=2),
                 train="train", test="test", workers=0, prefetch=2)
   c.args = dict(
-      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2)),
+      encoder=dict(widths=(16, 32, 32), outputs=128, blocks=0, strides=(4, 2, 2), patches=True),
       predictor=dict(kind="mlp", width=256, depth=3, norm=True),
       prediction=1.0, variance=3.98, covariance=6.92, smoothness=0.742, temporal_variance=0.245, inverse=1.072,
       mean=(0.973, 0.982, 0.979), std=(0.094, 0.065, 0.071))
@@ -27,6 +28,7 @@ def get_config(arg=None):
   c.eval.online, c.eval.final, c.eval.report = (), ("collapse", "open_loop"), False
   c.eval.batch = 100
   c.log.every = "50 steps"
+  c.plan = dict(planner="cem", horizon=5, every=5, last=0, args=dict(samples=200, iterations=5, elites=20))
   if arg == "tiny":
     data, evaluation = c.data, c.eval
     c = config.tiny(c, encoder=dict(widths=(4, 8), outputs=16, blocks=1, strides=(2, 2)),

@@ -15,6 +15,7 @@ import pytest
 
 from jepa import checkpoint, config as configs, experiment, logs, plan, worlds
 from jepa.data import trajectories
+from jepa.data.memory import Source
 from jepa.data.worlds import trajectory
 from jepa.evals import planning as evals, planning_host as host
 from jepa.planning import control
@@ -199,8 +200,9 @@ def test_a_planner_reaches_what_it_sees(table):
   ask = protocol(table, 8, 12)
   search = dict(skip=2, horizon=3, name="cem", every=1, samples=64, elites=8, iterations=4)
   stored = {"normaliser": {"action": {"mean": np.full(4, 0.2, np.float32), "std": np.full(4, 0.4, np.float32)}}}
-  for extra in ({}, stored):
-    agent = host.planned(table, seeing(2), {}, extra, **search)
+  both = np.kron(np.ones((2, 2)) + 1e-3 * np.eye(2), 0.4 * np.eye(2)).astype(np.float32)        # the two alike
+  for extra, root in (({}, None), (stored, None), (stored, np.linalg.cholesky(both))):
+    agent = host.planned(table, seeing(2), {}, extra, root=root, **search)
     found, episode, _ = host.run(table, agent, ask, problems, chunk=4)
     assert found["successes"] == 8 and (np.abs(episode.actions) <= 1 + 1e-6).all()
   again = host.run(table, agent, ask, problems, chunk=4)[1]
@@ -210,6 +212,15 @@ def test_a_planner_reaches_what_it_sees(table):
   assert walk["successes"] < 8 == replay["successes"]
   with pytest.raises(ValueError, match="trained on actions of 4 numbers"):
     host.planned(table, seeing(3), {}, stored, **search | {"skip": 3})
+
+
+def test_the_root_of_actions_is_that_of_their_covariance():
+  rng = np.random.default_rng(0)
+  mix = np.array([[1.0, 0.5, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 0.0]])        # the third never moves
+  actions = (rng.standard_normal((500, 4, 3)) @ mix + 7).astype(np.float32)
+  source = Source(length=500, classes=0, shape=(), get=None, arrays={"action": actions}, describe="")
+  root = host.root_of(source, windows=500)
+  np.testing.assert_allclose(root @ root.T, np.cov(actions.reshape(-1, 3).T), atol=2e-6)
 
 
 def test_pictures_are_drawn_only_for_those_who_look(table):

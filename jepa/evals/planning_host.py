@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jepa import config as configs, experiment, logs
+from jepa.data.memory import Source
 from jepa.evals import planning as evals, planning_report as pictures
 from jepa.evals.planning import RANDOM, STRAIGHT, TRAINED, UNTRAINED, Agent, Protocol
 from jepa.planning import control
@@ -32,6 +33,7 @@ from jepa.worlds.world import Actions
 NEAR, STAY, REPLAY = "random near the agent", "stay", "recorded actions"
 ROWS = (RANDOM, NEAR, STAY, STRAIGHT, REPLAY, UNTRAINED, TRAINED)
 REACH = 50.0                        # pixels to each side of the agent, of NEAR
+FAR = 4.0                           # deviations that a plan may go from the mean of the training actions
 FILMS = 6                           # episodes of which all pictures are kept
 
 
@@ -57,15 +59,17 @@ def make(name: str, /, **args) -> HostWorld:
 # ---- who acts ----
 
 def planned(world: HostWorld, model: WorldModel, params: Params, extra: Extra, *, skip: int = 1, horizon: int,
-            last: int = 0, **search) -> Agent:
+            last: int = 0, root: np.ndarray | None = None, **search) -> Agent:
   """A planner with a world model, whose action is `skip` of the environment's.
 
   It searches in standard deviations from the mean of the actions that the model was trained on, as published (in
   halves of the limits from their middle, where the model has not stored them): planners begin at zero with one
-  deviation for every number of an action.
+  deviation for every number of an action. With `root`, what is normal for it has the correlations of those actions
+  too: people move smoothly, and of a sequence that jumps about the model knows nothing.
 
   Args:
     model: takes actions as the environment does. search: name, every and settings of planning.planned.
+    root: f32 [A A], of the covariance of the training actions; see `root_of`.
 
   Raises:
     ValueError: the model's actions are not so many of the environment's.
@@ -76,16 +80,31 @@ def planned(world: HostWorld, model: WorldModel, params: Params, extra: Extra, *
   if middle.shape != low.shape:
     raise ValueError(f"the model was trained on actions of {len(middle)} numbers; {skip} of {world.name} have "
                      f"{len(low)}")
-  told = model._replace(predict=lambda p, e, z, a: model.predict(p, e, z, middle + unit * a))
+  if root is None:
+    box, real = Actions((low - middle) / unit, (high - middle) / unit), lambda a: middle + unit * a
+  else:
+    box = Actions(np.full(low.shape, -FAR, np.float32), np.full(low.shape, FAR, np.float32))
+    real = lambda a: jnp.clip(middle + a @ root.T, low, high)
+  told = model._replace(predict=lambda p, e, z, a: model.predict(p, e, z, real(a)))
   energy, look, _ = evals.of_model(told, params, extra, world, horizon=horizon, last=last)
-  scaled = world._replace(actions=Actions((low - middle) / unit, (high - middle) / unit))
-  agent = evals.planned(scaled, energy, look, lambda problem: look(problem.goal), horizon=horizon, **search)
+  agent = evals.planned(world._replace(actions=box), energy, look, lambda problem: look(problem.goal),
+                        horizon=horizon, **search)
 
   def act(key, context, goal, plan):
     actions, value, plan = agent.policy.act(key, context, goal, plan)
-    return middle + unit * actions, value, plan
+    return real(actions), value, plan
 
   return agent._replace(policy=agent.policy._replace(act=act))
+
+
+def root_of(train: Source, windows: int = 4096) -> np.ndarray:
+  """f32 [A A], L with L L^T the covariance of the actions of a recording, from evenly spaced windows."""
+  which = np.linspace(0, train.length - 1, min(windows, train.length)).astype(int)
+  actions = train.arrays["action"][which].astype(np.float64)
+  actions = actions.reshape(-1, actions.shape[-1])
+  covariance = np.atleast_2d(np.cov(actions.T))
+  ridge = 1e-6 * np.trace(covariance) / len(covariance)       # columns may be constant, or one a copy of another
+  return np.linalg.cholesky(covariance + ridge * np.eye(len(covariance))).astype(np.float32)
 
 
 def floors(world: HostWorld) -> dict[str, Agent]:
@@ -226,7 +245,8 @@ def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: s
 
   # 2. Who acts.
   state = experiment.load(workdir, exp.abstract, exp.shardings, checkpoint).state
-  model_of = lambda s: planned(world, model, s.params, s.extra, skip=skip, **search)
+  root = root_of(exp.train) if "normaliser" in state.extra else None
+  model_of = lambda s: planned(world, model, s.params, s.extra, skip=skip, root=root, **search)
   agents = {k: lambda a=a: a for k, a in floors(world).items()}
   agents |= {UNTRAINED: lambda: model_of(experiment.initial_state(exp)), TRAINED: lambda: model_of(state)}
   if unknown := [r for r in rows or () if r not in agents]:
