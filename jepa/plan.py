@@ -332,9 +332,7 @@ def _draw_episodes(world: worlds.World, protocol: evals.Protocol, episode, folde
     states = jax.tree.map(lambda x: jnp.asarray(x[i]), episode.states)
     _, goal = world.problem(keys[i])
     frames = np.asarray(jax.vmap(world.render)(states))[:1 + int(episode.live[i].sum())]
-    outcome = "reached" if episode.done[i] else "missed"
-    pictures.gif(folder / f"episode{i}_{outcome}.gif", frames, np.asarray(world.render(goal)),
-                 every=max(1, len(frames) // 60))
+    pictures.episode(folder, i, episode.done[i], frames, np.asarray(world.render(goal)))
 
 
 if __name__ == "__main__":

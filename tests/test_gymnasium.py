@@ -246,6 +246,7 @@ def test_the_command(tmp_path, table, capsys):
   with flagsaver.flagsaver():
     flags.FLAGS(["plan", f"--workdir={tmp_path}", f"--world={DOT}", "--world_set=tolerance=0.1",
                  "--world_set=ahead=6", "--episodes=3", "--budget=6", "--horizon=2", "--every=1", "--set=samples=8",
+                 "--set=elites=4",
                  f"--rows={','.join(rows)}"])
     plan._main()
   saved = json.loads((tmp_path / "planning" / "results.json").read_text())

@@ -115,6 +115,9 @@ def test_pictures(tmp_path):
   from PIL import Image
   with Image.open(tmp_path / "2.gif") as film:
     assert film.n_frames == 4 and film.size == (48, 24)
+  for done in (False, True):
+    planning_report.episode(tmp_path, 7, done, np.zeros((3, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8))
+  assert [p.name for p in tmp_path.glob("episode*")] == ["episode7_reached.gif"]
 
 
 def test_the_command(tmp_path, capsys):

@@ -315,8 +315,8 @@ def run(world: World, agent: Agent, protocol: Protocol, *, chunk: int = 25,
   gives its place to another. What happens in an episode does not depend on the others.
 
   Args:
-    chunk: episodes that look and act at once; on each core of a CPU, where one program of so small arrays is no faster
-      on many.
+    chunk: episodes that look and act at once; on each core of a CPU, since one program of so small arrays is no
+      faster on many.
   """
   return learning(world, lambda nothing: agent, (), protocol, chunk=chunk, title=title)[:2]
 

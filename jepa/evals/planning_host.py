@@ -262,9 +262,7 @@ def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: s
         "facts": logs.facts(), "method": exp.config["method"], "seed": exp.config["seed"], "step": int(state.step)})
     if row == TRAINED:
       for i, frames in enumerate(films):
-        outcome = "reached" if episode.done[i] else "missed"
-        pictures.gif(folder / f"episode{i}_{outcome}.gif", frames, problems.goal.image[i],
-                     every=max(1, len(frames) // 60))
+        pictures.episode(folder, i, episode.done[i], frames, problems.goal.image[i])
   print(f"{name} version {world.version} {args}: {episodes} episodes of at most {protocol.budget} steps, seed "
         f"{seed}, {skip} steps an action; {json.dumps(search)}\nproblems: {json.dumps(facts)}\n\n"
         f"{evals.table(found)}\nresults: {folder}", flush=True)

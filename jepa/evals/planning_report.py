@@ -1,6 +1,7 @@
 """Pictures of planning: episodes as GIFs, imagined against real, distances and energies, what success costs."""
 from collections.abc import Mapping, Sequence
 import os
+from pathlib import Path
 
 from matplotlib import rc_context, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,13 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, -1)
   dot, walls = image[..., :1], image[..., 1:2] // 2
   return np.concatenate([np.maximum(dot, walls), walls, walls], -1)
+
+
+def episode(folder: Path, number: int, done: bool, frames: np.ndarray, goal: np.ndarray) -> None:
+  """A GIF named after its outcome, in place of the one of an earlier call."""
+  for old in folder.glob(f"episode{number}_*.gif"):
+    old.unlink()
+  gif(folder / f"episode{number}_{'reached' if done else 'missed'}.gif", frames, goal, every=max(1, len(frames) // 60))
 
 
 def gif(path: str | os.PathLike, frames: np.ndarray, goal: np.ndarray, *, scale: int = 3, every: int = 1,
