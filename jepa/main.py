@@ -1,7 +1,8 @@
 r"""Trains: python -m jepa.main --config=configs/quickstart.py --workdir=runs/quickstart
 [--config.a.b=value ...]
 
-The same command again continues an interrupted run. Exit codes: 0 done, 75 interrupted and saved, 1 an error.
+The same command again continues an interrupted run. Exit codes: 0 done, 75 interrupted and saved, 130
+interrupted before or after training, 1 an error.
 """
 import sys
 
@@ -51,6 +52,9 @@ def main(argv: list[str]) -> None:
     # what is wrong and what to do; --verbosity=1 shows where
     print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)
     code = 1
+  except KeyboardInterrupt:         # while it trains, a run saves first and answers 75
+    print("\njepa: interrupted; the same command goes on from what is saved", file=sys.stderr)
+    code = 130
   sys.exit(code)
 
 

@@ -235,6 +235,16 @@ def test_evaluate_program(whole, tmp_path):
   assert "raw pixels" in done.stdout and "untrained encoder" in done.stdout
 
 
+def test_an_interrupt_outside_of_training_is_said_in_a_line(tmp_path):
+  """As in the evaluation at the end, when all that was trained is saved."""
+  code = ("from jepa import main, train\n"
+          "def run(*args, **kw): raise KeyboardInterrupt\n"
+          "train.run = run\nmain.run()")
+  done = subprocess.run([sys.executable, "-c", code, "--config=configs/quickstart.py", f"--workdir={tmp_path}"],
+                        cwd=runs.ROOT, capture_output=True, text=True)
+  assert done.returncode == 130 and "the same command goes on" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart"])
 def test_after_a_short_run_nothing_has_collapsed_and_knn_beats_chance(name, tmp_path):
