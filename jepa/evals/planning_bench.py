@@ -154,7 +154,7 @@ def compare(c) -> dict:
   loop(1)      # compiles the world
   evals.run(world, agent, protocol, chunk=_CHUNK.value)
 
-  rounds, cores = [], len(os.sched_getaffinity(0))
+  rounds, cores = [], evals.processors()
   for i in range(_ROUNDS.value):
     numbers, _ = evals.run(world, agent, protocol, chunk=_CHUNK.value)
     theirs, threads = min((with_threads(n, loop), n) for n in sorted({1, cores}))

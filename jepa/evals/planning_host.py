@@ -245,7 +245,8 @@ def plan(exp: experiment.Experiment, model: WorldModel, name: str, *, workdir: s
 
   # 2. Who acts.
   state = experiment.load(workdir, exp.abstract, exp.shardings, checkpoint).state
-  root = root_of(exp.train) if "normaliser" in state.extra else None
+  recorded = "normaliser" in state.extra and exp.train.generate is None
+  root = root_of(exp.train) if recorded else None
   model_of = lambda s: planned(world, model, s.params, s.extra, skip=skip, root=root, **search)
   agents = {k: lambda a=a: a for k, a in floors(world).items()}
   agents |= {UNTRAINED: lambda: model_of(experiment.initial_state(exp)), TRAINED: lambda: model_of(state)}

@@ -27,7 +27,8 @@ def episode(folder: Path, number: int, done: bool, frames: np.ndarray, goal: np.
   """A GIF named after its outcome, in place of the one of an earlier call."""
   for old in folder.glob(f"episode{number}_*.gif"):
     old.unlink()
-  gif(folder / f"episode{number}_{'reached' if done else 'missed'}.gif", frames, goal, every=max(1, len(frames) // 60))
+  outcome = "reached" if done else "missed"
+  gif(folder / f"episode{number}_{outcome}.gif", frames, goal, every=max(1, len(frames) // 60))
 
 
 def gif(path: str | os.PathLike, frames: np.ndarray, goal: np.ndarray, *, scale: int = 3, every: int = 1,
