@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 import difflib
 import importlib
 import inspect
+from pathlib import Path
 import re
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -132,7 +134,7 @@ def plain(c: ConfigDict) -> dict:
   return c.to_dict()
 
 
-def module(name: str, package: str) -> ModuleType:
+def module(name: str, package: str, entry: str = "make") -> ModuleType:
   """The module a config string names: `package.name`, or `name` itself where it has a dot.
 
   Raises:
@@ -144,10 +146,17 @@ def module(name: str, package: str) -> ModuleType:
   except ModuleNotFoundError as error:
     if error.name != path and not path.startswith(f"{error.name}."):
       raise      # the module exists and one of its own imports does not
-    import pkgutil
-    known = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
-    raise ValueError(f"there is no {path}{_hint(name, known)} Known: {', '.join(sorted(known))}; "
+    known = names(package, entry)
+    raise ValueError(f"there is no {path}{hint(name, known)} Known: {', '.join(known)}; "
                      "a dotted path imports from your own package") from error
+
+
+def names(package: str, entry: str = "make") -> list[str]:
+  """Files of a package's folder that define the function `entry`, by name; nothing of them is imported."""
+  defines = re.compile(rf"^def {entry}\(", re.M)
+  folder = Path(importlib.import_module(package).__file__).parent
+  files = [path for path in folder.glob("[!_]*.py") if defines.search(path.read_text("utf-8"))]
+  return sorted(path.stem for path in files)
 
 
 def call(function: Callable, where: str, /, **kwargs) -> Any:
@@ -158,7 +167,7 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
     for key in kwargs:
       if key not in parameters:
         raise ValueError(
-            f"{where}.{key} is not an option{_hint(key, parameters)} Options: {', '.join(parameters)}")
+            f"{where}.{key} is not an option{hint(key, parameters)} Options: {', '.join(parameters)}")
     for key, p in parameters.items():
       if p.default is p.empty and key not in kwargs:
         raise ValueError(f"{where}.{key} is missing: {function.__module__}.{function.__qualname__} needs it")
@@ -169,22 +178,21 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
     if not unexpected:
       raise
     nested, key = unexpected.groups()
-    known = _signature(error, nested)
+    known = _options(nested, key, ("jepa", function.__module__.partition(".")[0]))
     raise ValueError(f"{where}: {nested} has no option {key!r}"
-                     + (f"{_hint(key, known)} Options: {', '.join(known)}" if known else "")) from error
+                     + (f"{hint(key, known)} Options: {', '.join(known)}" if known else "")) from error
 
 
-def _signature(error: TypeError, name: str) -> list[str]:
-  """Parameter names of the function called in the frame that raised."""
-  frame = error.__traceback__
-  while frame.tb_next:
-    frame = frame.tb_next
-  scope = [frame.tb_frame.f_globals,
-           *(vars(v) for v in frame.tb_frame.f_globals.values() if isinstance(v, ModuleType))]
-  found = next((s[name] for s in scope if callable(s.get(name))), None)
-  return list(inspect.signature(found).parameters) if found else []
+def _options(name: str, absent: str, packages: tuple[str, ...]) -> list[str]:
+  """Keywords of the one function of this name in what is imported of the packages, that has no keyword `absent`;
+  [] where several are called so."""
+  own = [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").partition(".")[0] in packages]
+  found = {f for m in own if inspect.isfunction(f := vars(m).get(name)) and f.__module__ == m.__name__
+           and absent not in inspect.signature(f).parameters}
+  return list(inspect.signature(found.pop()).parameters) if len(found) == 1 else []
 
 
-def _hint(word: str, known) -> str:
+def hint(word: str, known) -> str:
+  """Ends a sentence with the nearest of the known words, if one is near."""
   close = difflib.get_close_matches(word, list(known), n=1)
   return f"; did you mean {close[0]!r}?" if close else "."

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jepa import checkpoint, config as configs, methods, optim, sharding, state as states
-from jepa.data import memory, sources
+from jepa.data import source as source_lib, sources
 from jepa.models import vit
 from jepa.planning import subgoals
 from jepa.types import Batch, Extra, Method, PyTree, TrainState, WorldModel
@@ -72,7 +72,7 @@ def build(c: ConfigDict) -> Experiment:
   batch = {"label": spec((), jnp.int32), "index": spec((), jnp.int32)}
   if train.generate is None:
     batch["image"] = spec(train.shape, jnp.uint8)
-    batch |= {k: spec(train.arrays[k].shape[1:], train.arrays[k].dtype) for k in memory.steps(train)}
+    batch |= {k: spec(train.arrays[k].shape[1:], train.arrays[k].dtype) for k in source_lib.steps(train)}
   if train.normaliser is not None:
     method = _standardised(method, train.normaliser)
   if train.generate is not None:

@@ -17,7 +17,7 @@ from PIL import Image
 import pytest
 
 from jepa import text
-from jepa.data import memory, order, pipeline, sources, splits
+from jepa.data import order, pipeline, source as source_lib, sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 TFDS = pathlib.Path(os.environ.get("JEPA_DATA_DIR") or ROOT.parent / "shared" / "data" / "tfds")
@@ -474,7 +474,7 @@ def rich(small):
   """As `small`, with a mask and captions."""
   arrays = small.arrays
   said = text.tokenise([f"number {i}" for i in range(50)], 12)
-  return memory.from_arrays(arrays["image"], arrays["label"], classes=4, describe="rich", text=said,
+  return source_lib.from_arrays(arrays["image"], arrays["label"], classes=4, describe="rich", text=said,
                             mask=arrays["image"][..., 0])
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from jepa import checkpoint, config as configs, experiment, logs, plan, worlds
 from jepa.data import trajectories
-from jepa.data.memory import Source
+from jepa.data.source import Source
 from jepa.data.worlds import trajectory
 from jepa.evals import planning as evals, planning_host as host
 from jepa.planning import control

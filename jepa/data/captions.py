@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jepa import text as texts
-from jepa.data import memory, splits
+from jepa.data import reader as readers, source as sources, splits
 
 _HEADER = ({"filepath", "file", "path", "image", "url"}, {"caption", "title", "text"})
 _NAMED = 5                          # missing files named in an error
@@ -19,7 +19,7 @@ _NAMED = 5                          # missing files named in an error
 
 def captions(split: str, *, path: str, size: int, channels: int = 3, length: int = 64,
              test_share: float = splits.TEST_SHARE, in_memory: bool | None = None, max_bad: float = 0.01,
-             check: int = 1024) -> memory.Source:
+             check: int = 1024) -> sources.Source:
   """Images of a TSV file, resized (shortest side) and centre-cropped to `size`, with captions int32 [L].
 
   Labels are the ranks of the names in the third column, -1 on lines without one. Unreadable images are
@@ -31,7 +31,7 @@ def captions(split: str, *, path: str, size: int, channels: int = 3, length: int
     path: the TSV file, UTF-8 without quoting.
     length: L, bytes of a caption and two; longer ones are cut (`jepa.text.tokenise`).
     test_share: of the images, held out.
-    in_memory: decode everything now; None: if it fits (`memory.FITS`).
+    in_memory: decode everything now; None: if it fits (`readers.FITS`).
     max_bad: share of unreadable images above which the file is refused; one is always allowed.
     check: without in_memory, so many images, spread evenly, are decoded now; in a larger file the rest is
       found out while training.
@@ -58,24 +58,24 @@ def captions(split: str, *, path: str, size: int, channels: int = 3, length: int
 
   shape, title = (size, size, channels), f"captions {file} {split}"
 
-  def reader(names: Sequence[str], label: np.ndarray, text: np.ndarray) -> memory.Reader:
+  def reader(names: Sequence[str], label: np.ndarray, text: np.ndarray) -> readers.Reader:
     fetch = lambda i: ((file.parent / names[i]).read_bytes(), int(label[i]))
-    return memory.Reader(fetch, lambda i: str(file.parent / names[i]), length=len(names), shape=shape,
+    return readers.Reader(fetch, lambda i: str(file.parent / names[i]), length=len(names), shape=shape,
                          resize=True, max_bad=max_bad, where=title, text=text)
 
   describe = lambda n: (f"captions {file.name}, {split}, {n} images {size}x{size}x{channels} with captions "
                         f"of {length} bytes, {len(known)} classes")
   read = reader(names, label, text)
-  if in_memory or (in_memory is None and memory.fits(len(names), shape)):
-    image, label = memory.materialise(read, len(names), shape, title)
-    return memory.from_arrays(image, label, classes=len(known), describe=describe(len(image)),
+  if in_memory or (in_memory is None and readers.fits(len(names), shape)):
+    image, label = readers.materialise(read, len(names), shape, title)
+    return sources.from_arrays(image, label, classes=len(known), describe=describe(len(image)),
                               text=np.delete(text, sorted(read.bad), axis=0))
-  bad = memory.probe(read, len(names), check, title)
+  bad = readers.probe(read, len(names), check, title)
   names = [n for i, n in enumerate(names) if i not in set(bad)]
   if not names:
     raise ValueError(f"{title}: no image is readable")
   read = reader(names, np.delete(label, bad), np.delete(text, bad, axis=0))
-  return memory.Source(len(names), len(known), shape, read, None, describe(len(names)), length)
+  return sources.Source(len(names), len(known), shape, read, None, describe(len(names)), length)
 
 
 def _read(file: Path) -> tuple[list[str], list[str], list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import logging
 import numpy as np
 
-from jepa.data import memory, splits
+from jepa.data import reader as readers, source as sources, splits
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
                       ".pbm", ".jp2"))
@@ -17,7 +17,7 @@ _TEST = ("test", "val", "validation")
 
 
 def folder(split: str, *, path: str, size: int, channels: int = 3, test_share: float = splits.TEST_SHARE,
-           in_memory: bool | None = None, max_bad: float = 0.01, check: int = 1024) -> memory.Source:
+           in_memory: bool | None = None, max_bad: float = 0.01, check: int = 1024) -> sources.Source:
   """Images of a folder, resized (shortest side) and centre-cropped to `size`.
 
   Labels are the ranks of the class folders by name; -1 where there are none. Unreadable files are counted,
@@ -25,7 +25,7 @@ def folder(split: str, *, path: str, size: int, channels: int = 3, test_share: f
 
   Args:
     split: "train", "test", "all", slices of them ("train[:10%]"), or the name of a folder in `path`.
-    in_memory: decode everything now; None: if it fits (`memory.FITS`).
+    in_memory: decode everything now; None: if it fits (`readers.FITS`).
     max_bad: share of unreadable images above which the folder is refused; one is always allowed.
     check: without in_memory, so many files, spread evenly, are decoded now; in a larger folder the rest is
       found out while training.
@@ -48,20 +48,20 @@ def folder(split: str, *, path: str, size: int, channels: int = 3, test_share: f
 
   shape, title = (size, size, channels), f"folder {root} {split}"
 
-  def reader(names: list[str], label: np.ndarray) -> memory.Reader:
+  def reader(names: list[str], label: np.ndarray) -> readers.Reader:
     fetch = lambda i: ((root / names[i]).read_bytes(), int(label[i]))
-    return memory.Reader(fetch, lambda i: str(root / names[i]), length=len(names), shape=shape, resize=True,
+    return readers.Reader(fetch, lambda i: str(root / names[i]), length=len(names), shape=shape, resize=True,
                          max_bad=max_bad, where=title)
 
   describe = lambda n: f"folder {root.name}, {split}, {n} images {size}x{size}x{channels}, {classes} classes"
-  if in_memory or (in_memory is None and memory.fits(len(names), shape)):
-    image, label = memory.materialise(reader(names, label), len(names), shape, title)
-    return memory.from_arrays(image, label, classes=classes, describe=describe(len(image)))
-  bad = memory.probe(reader(names, label), len(names), check, title)
+  if in_memory or (in_memory is None and readers.fits(len(names), shape)):
+    image, label = readers.materialise(reader(names, label), len(names), shape, title)
+    return sources.from_arrays(image, label, classes=classes, describe=describe(len(image)))
+  bad = readers.probe(reader(names, label), len(names), check, title)
   names, label = [n for i, n in enumerate(names) if i not in set(bad)], np.delete(label, bad)
   if not names:
     raise ValueError(f"{title}: no image is readable")
-  return memory.Source(len(names), classes, shape, reader(names, label), None, describe(len(names)))
+  return sources.Source(len(names), classes, shape, reader(names, label), None, describe(len(names)))
 
 
 def _index(root: Path, split: str,

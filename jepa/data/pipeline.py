@@ -14,8 +14,8 @@ from typing import Any
 from absl import flags, logging
 import numpy as np
 
-from jepa.data import memory, order as orders
-from jepa.data.memory import THREADS, Example, Source
+from jepa.data import order as orders, source as sources
+from jepa.data.source import THREADS, Example, Source
 from jepa.data.order import Order
 from jepa.data.prefetch import Prefetch
 
@@ -64,7 +64,7 @@ class InMemory:
 
   def __init__(self, source: Source, order: Order):
     self.step, self._order = 0, order
-    self._arrays = {k: source.arrays[k] for k in memory.keys(source)}
+    self._arrays = {k: source.arrays[k] for k in sources.keys(source)}
 
   def __iter__(self) -> "InMemory":
     return self
@@ -104,7 +104,7 @@ class Decoded:
     batch = next(self._batches)
     self.step += 1
     self._tell(batch["instead_of"], batch["index"])
-    return {k: batch[k] for k in memory.keys(self._source)}
+    return {k: batch[k] for k in sources.keys(self._source)}
 
   def get_state(self) -> dict[str, int]:
     return orders.state(self._order, self.step)
@@ -125,7 +125,7 @@ class Decoded:
     workers.
     """
     import grain
-    loader = functools.partial(_load, self._source.get, memory.keys(self._source), self._order)
+    loader = functools.partial(_load, self._source.get, sources.keys(self._source), self._order)
     batches = grain.MapDataset.range(self.step, _ENDLESS).map(loader)
     threads = 1 if self._workers else THREADS
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
@@ -181,11 +181,11 @@ def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
 
 def _from_arrays(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
   for start in range(0, source.length, batch):
-    yield _padded({k: source.arrays[k][start:start + batch] for k in memory.keys(source)}, batch)
+    yield _padded({k: source.arrays[k][start:start + batch] for k in sources.keys(source)}, batch)
 
 
 def _from_reader(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
-  waiting, bad, keys = [], 0, memory.keys(source)
+  waiting, bad, keys = [], 0, sources.keys(source)
   chunks = [range(start, min(start + batch, source.length)) for start in range(0, source.length, batch)]
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
   try:

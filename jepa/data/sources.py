@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa.data import memory, mnist, splits
+from jepa.data import mnist, source as source_lib, splits
 from jepa.data.captions import captions
 from jepa.data.folder import folder
-from jepa.data.memory import Example, Source
+from jepa.data.source import Example, Source
 from jepa.data.scenes import scenes
 from jepa.data.tfds import tfds
 from jepa.data.trajectories import trajectories
@@ -148,7 +148,7 @@ def _parted(title: str, split: str, image: np.ndarray, label: np.ndarray,
   index = splits.select(split, parts or splits.holdout(label))
   classes = int(label.max()) + 1
   describe = f"{title}, {split}, {len(index)} images {'x'.join(map(str, image.shape[1:]))}, {classes} classes"
-  return memory.from_arrays(image[index], label[index], classes=classes, describe=describe,
+  return source_lib.from_arrays(image[index], label[index], classes=classes, describe=describe,
                             **{k: v[index] for k, v in more.items()})
 
 

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 
-from jepa.data import memory
+from jepa.data import reader as readers, source as sources
 
 
 def tfds(split: str, *, name: str, data_dir: str = "", size: int | None = None, image: str = "image",
-         label: str = "label", in_memory: bool | None = None, max_bad: float = 0.01) -> memory.Source:
+         label: str = "label", in_memory: bool | None = None, max_bad: float = 0.01) -> sources.Source:
   """A prepared data set.
 
   Args:
@@ -18,7 +18,7 @@ def tfds(split: str, *, name: str, data_dir: str = "", size: int | None = None, 
     data_dir: the folder that holds it; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
     size: shortest side resized and centre cropped to this; needed where images differ in size.
     image, label: keys of the features; a data set without `label` is unlabelled.
-    in_memory: decode everything now (in threads); None: if it fits (`memory.FITS`). Otherwise images are
+    in_memory: decode everything now (in threads); None: if it fits (`readers.FITS`). Otherwise images are
       decoded when they are read.
     max_bad: share of unreadable images above which the data are refused; one is always allowed.
 
@@ -55,14 +55,14 @@ def tfds(split: str, *, name: str, data_dir: str = "", size: int | None = None, 
     return record[image], int(record[label]) if classes else -1
 
   title = f"tfds {info.full_name} {split}"
-  reader = memory.Reader(fetch, lambda i: f"{title} record {i}", length=len(records), shape=shape,
+  reader = readers.Reader(fetch, lambda i: f"{title} record {i}", length=len(records), shape=shape,
                          resize=size is not None, max_bad=max_bad, where=title)
   describe = lambda n: (f"tfds {info.full_name}, {split}, {n} images {'x'.join(map(str, shape))}, "
                         f"{classes} classes")
-  if in_memory or (in_memory is None and memory.fits(len(records), shape)):
-    pixels, labels = memory.materialise(reader, len(records), shape, title)
-    return memory.from_arrays(pixels, labels, classes=classes, describe=describe(len(pixels)))
-  return memory.Source(len(records), classes, shape, reader, None, describe(len(records)))
+  if in_memory or (in_memory is None and readers.fits(len(records), shape)):
+    pixels, labels = readers.materialise(reader, len(records), shape, title)
+    return sources.from_arrays(pixels, labels, classes=classes, describe=describe(len(pixels)))
+  return sources.Source(len(records), classes, shape, reader, None, describe(len(records)))
 
 
 def _locate(name: str, data_dir: str) -> str:

@@ -32,9 +32,9 @@ import zlib
 from absl import logging
 import numpy as np
 
-from jepa.data import memory, order, splits
+from jepa.data import order, reader as readers, source as sources, splits
 from jepa.data.images import decode
-from jepa.data.memory import Source
+from jepa.data.source import Source
 
 LIMIT = 4.0                         # GiB of decoded frames
 _HELD_OUT = 3                       # entropy of the split by episode
@@ -101,11 +101,11 @@ def trajectories(which: str, *, path: str, format: str = "", length: int = 16, f
   arrays |= {"label": np.full(len(start), -1, np.int32), "index": start.astype(np.int32)}
   shape = arrays["image"].shape[1:]
   steps = np.concatenate([np.arange(*span) for span in spans[chosen]])
-  normaliser = {"action": memory.moments(recording.action[steps], repeat=frameskip)}
+  normaliser = {"action": sources.moments(recording.action[steps], repeat=frameskip)}
   if len(columns):
-    normaliser["position"] = memory.moments(recording.state[steps][:, columns])
+    normaliser["position"] = sources.moments(recording.state[steps][:, columns])
   return Source(
-      length=len(start), classes=0, shape=shape, get=functools.partial(memory.row, arrays), arrays=arrays,
+      length=len(start), classes=0, shape=shape, get=functools.partial(sources.row, arrays), arrays=arrays,
       describe=f"{found} {root.name}, {which}, {len(start)} windows of {length} frames "
                f"{'x'.join(map(str, shape[1:]))}, {frameskip} steps apart, stride {stride}, of {len(chosen)} "
                f"episodes (held out: {test_share:g}, seed {seed})",
@@ -559,7 +559,7 @@ def _frames(frames: Callable[[int], np.ndarray], spans: np.ndarray, size: int, l
       raise ValueError(f"{str(root)!r}: frames of episode {e} are {found.shape[1:]} and those of the first one "
                        f"{shape[1:]}; set config.data.args.size")
     image[slice(*spans[e])] = found
-  memory.in_threads(fill, range(len(spans)), f"frames of {root.name}", unit="episode", piece=2)
+  readers.in_threads(fill, range(len(spans)), f"frames of {root.name}", unit="episode", piece=2)
   return image
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jepa.data import splits
-from jepa.data.memory import Source, moments, row
+from jepa.data.source import Source, moments, row
 
 
 def world(split: str, *, name: str = "two_rooms", args: dict = {}, length: int = 17, n: int = 100_000,

@@ -32,7 +32,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from jepa.data import order
-from jepa.data.memory import Source, steps
+from jepa.data.source import Source, steps
 from jepa.evals import features as F
 from jepa.types import Extra, Params, PyTree, WorldModel
 

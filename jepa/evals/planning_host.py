@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jepa import config as configs, experiment, logs
-from jepa.data.memory import Source
+from jepa.data.source import Source
 from jepa.evals import planning as evals, planning_report as pictures
 from jepa.evals.planning import RANDOM, STRAIGHT, TRAINED, UNTRAINED, Agent, Protocol
 from jepa.planning import control

@@ -1,63 +1,19 @@
-"""What a source is, and the two ways to make one: from arrays, or from a function that fetches encoded
-images.
+"""Examples out of encoded images: decoded one by one as they are read, or all at once into arrays.
 
 Shape letters: N examples, H W C image, L length of a caption.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import concurrent.futures
-import functools
-import os
 import sys
-from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
 
 from jepa.data import images
-
-# "image" uint8 [H W C], "label" int32 [], "index" int32 []; of some sources "text" int32 [L] (jepa/text.py)
-# and "mask" uint8 [H W]: 0 background, 1 + class.
-Example = dict[str, np.ndarray]
+from jepa.data.source import THREADS, Example
 
 FITS = 2**30                        # bytes of decoded images up to which a split is kept in memory by default
-THREADS = min(8, os.cpu_count() or 1)
 _NAMED = 5                          # unreadable examples logged by name before only their number is
-
-
-class Source(NamedTuple):
-  """A data set split with random access."""
-
-  length: int
-  classes: int                                # 0 where unlabelled
-  shape: tuple[int, int, int]                 # H W C
-  get: Callable[[int], Example | None]        # None for an unreadable example
-  arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: the fast path
-  describe: str                               # name, version, split, size: goes into protocol records
-  text: int = 0                               # L of its captions; 0 where there are none
-  # index int32 [] -> the rest of an example, in JAX: made on the device inside the step, not on the host
-  generate: Callable[[Any], dict[str, Any]] | None = None
-  # of trajectories: {"action", "position"} -> `moments`; standardises them inside the model
-  normaliser: Mapping[str, Mapping[str, np.ndarray]] | None = None
-
-
-def keys(source: Source) -> tuple[str, ...]:
-  """What a batch of `source` holds on the host. Masks are for evaluators only, so they are never in one."""
-  if source.generate is not None:
-    return "label", "index"
-  return ("image", "label", "index") + (("text",) if source.text else ()) + steps(source)
-
-
-def steps(source: Source) -> tuple[str, ...]:
-  """Those of "action" and "position" that a recording holds beside its images."""
-  return tuple(k for k in ("action", "position") if k in (source.arrays or {}))
-
-
-def moments(x: np.ndarray, repeat: int = 1) -> dict[str, np.ndarray]:
-  """Mean and standard deviation of each column of [S C], f32 [repeat*C]; 1 in place of the deviation of a column that
-  is constant, so that dividing by it is safe."""
-  mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-  std = np.where(std > 1e-6 * np.maximum(1e-6, np.abs(mean)), std, 1.0)
-  return {"mean": np.tile(mean, repeat).astype(np.float32), "std": np.tile(std, repeat).astype(np.float32)}
 
 
 class Reader:
@@ -117,21 +73,6 @@ class Reader:
       raise ValueError(f"{self._where}: {len(self.bad)} of {of} examples are unreadable, more than max_bad = "
                        f"{self._max_bad:g} allows. First: "
                        f"{some}. Repair or remove them, or raise max_bad")
-
-
-def from_arrays(image: np.ndarray, label: np.ndarray, *, classes: int, describe: str,
-                **more: np.ndarray) -> Source:
-  """A source of uint8 [N H W C] and int32 [N]; `more`: its mask uint8 [N H W] and text int32 [N L]."""
-  arrays = {"image": image, "label": label.astype(np.int32), "index": np.arange(len(image), dtype=np.int32)}
-  arrays |= more
-  length = more["text"].shape[1] if "text" in more else 0
-  return Source(len(image), classes, tuple(image.shape[1:]), functools.partial(row, arrays), arrays, describe,
-                length)
-
-
-def row(arrays: Mapping[str, np.ndarray], i: int) -> Example:
-  """One example of stacked arrays."""
-  return {k: np.asarray(v[i]) for k, v in arrays.items()}
 
 
 def fits(length: int, shape: tuple[int, int, int]) -> bool:
