@@ -3,7 +3,7 @@ r"""Autoregressive patches: CIFAR-10, ImageNet as in AIM (arXiv 2401.08541), dig
 python -m jepa.main --config=configs/aim.py --workdir=runs/aim \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 The published models are larger and saw 2 billion images; paper is our ImageNet-1k form; not run here.
 """
@@ -17,7 +17,7 @@ def get_config(arg=None):
   c.args = dict(
       encoder=recipes.vit(scale), views=recipes.views(scale, "mae", count=1, scale=(0.4, 1.0)), prefix=True,
       head=recipes.pick(scale, cifar10=dict(hidden=(768, 768)), paper=dict(hidden=(2048, 2048, 2048)),
-                        small=dict(hidden=(128,)), tiny=dict(hidden=(16,))), **recipes.pixels(scale))
+                        digits=dict(hidden=(128,)), tiny=dict(hidden=(16,))), **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.adamw(6e-4, decay=0.05, warmup="10 epochs", b2=0.95)
   if scale == "paper":

@@ -3,8 +3,8 @@ r"""Joint embedding with nothing against collapse goes to a constant; then each 
 python -m jepa.study --config=configs/collapse.py --workdir=runs/collapse
 
 A ViT 64 x 3 of patch 7 on 4,000 MNIST digits, 1,000 steps of 64, two CPU cores. A run NAME-none is NAME
-without its prevention (the flag `none`): same encoder, heads, views, optimizer and seed. There is no projector,
-since it would collapse in the encoder's place.
+without its prevention (the flag `none`): same encoder, heads, views, optimizer and seed. There is no
+projector, since it would collapse in the encoder's place.
 """
 from ml_collections import ConfigDict
 
@@ -26,9 +26,7 @@ METHODS = {
 
 
 def get_config(arg=None):
-  scale = arg or "small"
-  if scale not in ("small", "tiny"):
-    raise ValueError(f"argument {arg!r}: write small (default) or tiny")
+  scale = recipes.choice(arg, ("digits", "tiny"))
   study, runs = ConfigDict(), ConfigDict(sort_keys=False)
   study.study = dict(
       title="Collapse, and what prevents it",
@@ -42,9 +40,9 @@ def get_config(arg=None):
       if name == "wmse":      # as many examples as channels have no inverse covariance
         c.args.size, c.args.eps = c.batch, 0.01
       if "predictor" in c.args:
-        width = 64 if scale == "small" else 16
+        width = 64 if scale == "digits" else 16
         c.args.predictor = dict(widths=(width, width))
-      if scale == "small":
+      if scale == "digits":
         c.total, c.eval.every, c.eval.train_limit = "1000 steps", "10 %", 2000
         c.eval.online, c.eval.final = ("knn", "collapse"), ("linear", "knn", "collapse")
       c.eval.report, c.eval.alarm, c.log.tensorboard = False, "off", False

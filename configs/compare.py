@@ -42,23 +42,21 @@ METHODS = {
 
 
 def get_config(arg=None):
-  scale = arg or "small"
-  if scale not in ("small", "cifar10", "tiny"):
-    raise ValueError(f"argument {arg!r}: write small (default), cifar10 or tiny")
+  scale = recipes.choice(arg, ("digits", "cifar10", "tiny"))
   study, runs = ConfigDict(), ConfigDict(sort_keys=False)
   study.study = dict(
       title="Joint embedding, reconstruction and supervision on one backbone",
       question="With equal compute on the same architecture and data, which objective gives the features "
                "that linear probes, few labels, neighbours, fine-tuning and segmentation profit from?",
       figure="bars", metric="knn", seeds=(0, 1, 2), x="", chance=0.1,
-      flops={"small": 2e12, "cifar10": 3e16, "tiny": 0.0}[scale])
+      flops={"digits": 2e12, "cifar10": 3e16, "tiny": 0.0}[scale])
   for name, (file, flags, label, group) in METHODS.items():
     c = recipes.of_file(__file__, file, ",".join([scale, *flags.split()]))
     if scale == "cifar10":      # one backbone for all
       c.args.encoder = recipes.vit(scale)
       c.eval.args = dict(linear=dict(limit=200), lowshot=dict(labels=50))
       c.eval.final = ("linear", "lowshot", "knn", "finetune", "collapse")
-    if scale == "small":
+    if scale == "digits":
       c.eval.args = dict(lowshot=dict(labels=4), finetune=dict(epochs=5))
       c.eval.final = ("linear", "lowshot", "knn", "finetune", "segment", "collapse")
     c.eval.floors = name == next(iter(METHODS))       # the same for all: measured beside the first

@@ -3,7 +3,7 @@ r"""Denoising autoencoder: CIFAR-10, ImageNet, digits.
 python -m jepa.main --config=configs/dae.py --workdir=runs/dae \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 There is no published recipe for these backbones; paper takes MAE's length; not run here.
 """

@@ -24,20 +24,18 @@ METHODS = {
 
 
 def get_config(arg=None):
-  scale = arg or "small"
-  if scale not in ("small", "tiny"):
-    raise ValueError(f"argument {arg!r}: write small (default) or tiny")
+  scale = recipes.choice(arg, ("digits", "tiny"))
   study, runs = ConfigDict(), ConfigDict(sort_keys=False)
   study.study = dict(
       title="Unpredictable detail",
       question="As the background fills with texture that tells nothing of the digit, do features of "
                "reconstruction lose the digit while those of joint embedding keep it?",
       figure="lines", metric="linear", seeds=(0,), x="contrast of the texture", chance=0.1,
-      flops=2e12 if scale == "small" else 0.0)
+      flops=2e12 if scale == "digits" else 0.0)
   for contrast in CONTRASTS:
     for name, (label, group) in METHODS.items():
       c = recipes.of_file(__file__, name, scale)
-      if scale == "small":
+      if scale == "digits":
         c.data = dict(source="scenes", args=dict(canvas=28, size=(28, 28), rotate=0.0, contrast=contrast),
                       train="train", test="test", workers=0, prefetch=2)
         c.eval.final = ("linear", "knn", "segment", "collapse")

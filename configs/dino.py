@@ -3,7 +3,7 @@ r"""DINO: CIFAR-10, ImageNet as published (arXiv 2104.14294), digits.
 python -m jepa.main --config=configs/dino.py --workdir=runs/dino \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny; none (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny; none (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 Published: ImageNet ViT-S/16 77.0 % linear, 74.5 % kNN after 800 epochs; not run here.
 """
@@ -19,13 +19,13 @@ def get_config(arg=None):
       views=recipes.views(scale, "dino", local_count=8, local_size=96),
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 2048, 256), activation="gelu"),
                              paper=dict(widths=(2048, 2048, 256), norm=False, activation="gelu"),
-                             small=dict(widths=(256, 64), activation="gelu")),
-      prototypes=recipes.pick(scale, cifar10=4096, paper=65536, small=256, tiny=16),
+                             digits=dict(widths=(256, 64), activation="gelu")),
+      prototypes=recipes.pick(scale, cifar10=4096, paper=65536, digits=256, tiny=16),
       student_temperature=0.1,
       teacher_temperature=recipes.pick(scale, cifar10=dict(start=0.04, value=0.07, warmup="30 epochs"),
                                        paper=dict(start=0.04, value=0.07, warmup="30 epochs"),
-                                       small=dict(value=0.04)),
-      ema=dict(kind="cosine", value=recipes.pick(scale, cifar10=0.99, paper=0.996, small=0.99), end=1.0),
+                                       digits=dict(value=0.04)),
+      ema=dict(kind="cosine", value=recipes.pick(scale, cifar10=0.99, paper=0.996, digits=0.99), end=1.0),
       none="none" in flags, **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.lars(0.3, decay=1e-6, clip=3.0, groups=(dict(match="prototypes", start="1 epoch"),))

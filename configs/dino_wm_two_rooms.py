@@ -4,36 +4,23 @@ python -m jepa.main --config=configs/dino_wm_two_rooms.py --workdir=runs/dino_wm
     [--config.init.encoder=DIR]
 
 Argument: random (default; wall and door of every layout drawn), fixed, tiny. Two CPU cores: not run here.
-The encoder is frozen: that of another run of a ViT on the same pictures with the same `encoder`, `mean` and `std`,
-by --config.init.encoder=DIR, as DIR of configs/lewm_two_rooms.py; without, a random one, the floor.
+The encoder is frozen: that of another run of a ViT on the same pictures with the same `encoder`, `mean` and
+`std`, by --config.init.encoder=DIR, as DIR of configs/lewm_two_rooms.py; without, a random one, the floor.
 """
-from jepa import config
-
-ARGUMENTS = ("random", "fixed", "tiny")
+from jepa import recipes
 
 
 def get_config(arg=None):
-  arg = arg or "random"
-  if arg not in ARGUMENTS:
-    raise ValueError(f"argument {arg!r}: write one of {', '.join(ARGUMENTS)}")
-  c = config.base()
-  c.total, c.batch, c.method = "6000 steps", 64, "dino_wm"
-  c.data = dict(source="world", args=dict(name="two_rooms", args=dict(random=arg != "fixed"), length=4, n=400000),
-                train="train", test="test", workers=0, prefetch=2)
+  c, arg = recipes.two_rooms(arg, length=4, n=400_000)
+  c.method = "dino_wm"
   c.args = dict(
       encoder=dict(width=96, depth=3, heads=3, patch=13, cls=True),
       predictor=dict(history=3, depth=3, heads=4), action=16, proprio=16,
-      mean=(0.0026, 0.0989), std=(0.0369, 0.2986),
-      position_mean=(31.6, 32.1), position_std=(16.1, 16.1))
+      **recipes.TWO_ROOMS, position_mean=(31.6, 32.1), position_std=(16.1, 16.1))
   c.optim = dict(name="adamw", lr=dict(kind="cosine", value=1e-3, end=1e-6, warmup="2 %"),
                  weight_decay=dict(value=1e-3), clip=0.0)
-  c.eval.online, c.eval.final, c.eval.floors, c.eval.report = (), ("collapse",), False, False
-  c.log.every = "50 steps"
   if arg == "tiny":
-    data, evaluation = c.data, c.eval
-    c = config.tiny(c, encoder=dict(width=16, depth=1, heads=2, patch=13, cls=True),
-                    predictor=dict(history=3, depth=1, heads=2), action=4, proprio=4)
-    c.data, c.eval = data, evaluation
-    c.data.args.update(length=4, n=64, test=16)
-    c.eval.batch = 16
+    return recipes.tiny_trajectories(
+        c, encoder=dict(width=16, depth=1, heads=2, patch=13, cls=True),
+        predictor=dict(history=3, depth=1, heads=2), action=4, proprio=4)
   return c

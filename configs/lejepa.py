@@ -3,7 +3,7 @@ r"""LeJEPA: CIFAR-10, ImageNet as published (arXiv 2511.08544), digits.
 python -m jepa.main --config=configs/lejepa.py --workdir=runs/lejepa \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny; none (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny; none (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 Published: CIFAR-10 ResNet-18 91.0 % after 300 epochs (SIGReg); not run here.
 """
@@ -18,9 +18,9 @@ def get_config(arg=None):
       encoder=recipes.backbone(scale, name="vit", variant="B", patch=16, dtype="bfloat16", remat="dots"),
       views=recipes.views(scale, "lejepa", local_count=6, local_size=96),
       projector=recipes.pick(scale, cifar10=dict(widths=(2048, 2048, 128)),
-                             paper=dict(widths=(2048, 2048, 128)), small=dict(widths=(256, 64))),
-      weight=recipes.pick(scale, cifar10=0.05, paper=0.05, small=0.06),
-      slices=recipes.pick(scale, cifar10=1024, paper=1024, small=256, tiny=32), quadrature="released",
+                             paper=dict(widths=(2048, 2048, 128)), digits=dict(widths=(256, 64))),
+      weight=recipes.pick(scale, cifar10=0.05, paper=0.05, digits=0.06),
+      slices=recipes.pick(scale, cifar10=1024, paper=1024, digits=256, tiny=32), quadrature="released",
       none="none" in flags, **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.lars(0.3, decay=1e-4)

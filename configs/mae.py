@@ -3,7 +3,7 @@ r"""MAE: CIFAR-10, ImageNet as published (arXiv 2111.06377), digits.
 python -m jepa.main --config=configs/mae.py --workdir=runs/mae \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 Published: ImageNet ViT-B/16 68.0 % linear, 83.6 % fine-tuned after 1,600 epochs; not run here.
 """

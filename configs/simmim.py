@@ -3,7 +3,7 @@ r"""SimMIM: CIFAR-10, ImageNet as published (arXiv 2111.09886), digits.
 python -m jepa.main --config=configs/simmim.py --workdir=runs/simmim \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 Published: ImageNet ViT-B/16 83.8 % fine-tuned after 800 epochs; not run here.
 """
@@ -22,6 +22,6 @@ def get_config(arg=None):
   if scale == "paper":
     c.total, c.batch = "800 epochs", 2048
     c.optim = recipes.adamw(8e-4, decay=0.05, warmup="20 epochs", clip=5.0)
-  if scale == "small":
+  if scale == "digits":
     c.optim = recipes.adamw(1e-3)
   return recipes.finish(c, scale)

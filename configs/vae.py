@@ -3,7 +3,7 @@ r"""Variational autoencoder: CIFAR-10, ImageNet, digits.
 python -m jepa.main --config=configs/vae.py --workdir=runs/vae \
     --config.data.args.data_dir=$HOME/tensorflow_datasets
 
-Argument: cifar10 (default), paper, small, tiny (jepa/recipes.py).
+Argument: cifar10 (default), paper, digits, tiny (jepa/recipes.py).
 CIFAR-10: one GPU, not run here.
 There is no published recipe for these backbones; paper takes MAE's length; not run here.
 """
@@ -17,7 +17,7 @@ def get_config(arg=None):
   c.args = dict(
       encoder=recipes.backbone(scale, name="vit", variant="B", patch=16, dtype="bfloat16", remat="dots"),
       decoder=recipes.decoder(scale), views=recipes.views(scale, "mae", count=1),
-      latent=recipes.pick(scale, cifar10=128, paper=512, small=32, tiny=8), beta=1.0, noise=0.5,
+      latent=recipes.pick(scale, cifar10=128, paper=512, digits=32, tiny=8), beta=1.0, noise=0.5,
       **recipes.pixels(scale))
   if scale == "cifar10":
     c.optim = recipes.adamw(6e-4, decay=0.05, warmup="10 epochs", b2=0.95)

@@ -9,10 +9,6 @@ its own, and the ratio is the median of pairs.
 With --augmentation instead: a small two-view step that augments on the device, in turn with the same step fed
 by torchvision, the usual way (pip install -e '.[parity]').
 """
-from jepa import heap
-
-heap.keep()      # before JAX starts its backend, as jepa.main does
-
 import functools
 import json
 import shlex
@@ -26,7 +22,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jepa import experiment, flops, logs, peers, sharding
+from jepa import command, experiment, logs, peers, sharding
 from jepa.config import base
 from jepa.data import pipeline
 from jepa.methods import lejepa
@@ -42,11 +38,12 @@ SIZES = {
 }
 
 
-# Encoders of the augmentation benchmark: the smaller the step, the more its input weighs. "vit" is the one that
-# the comparison of methods shares, with 16 patches of 8 pixels.
-NETS = {"quickstart": dict(name="convnet", widths=(32, 64, 128, 256), strides=(2, 2, 1, 2), kernels=(5, 3, 3, 3)),
-        "half": dict(name="convnet", widths=(16, 32, 64, 128), strides=(2, 2, 2, 2), kernels=(3, 3, 3, 3)),
-        "vit": dict(name="vit", width=64, depth=3, heads=2, patch=8)}
+# Encoders of the augmentation benchmark: the smaller the step, the more its input weighs. "vit" is the one
+# that the comparison of methods shares, with 16 patches of 8 pixels.
+NETS = {
+    "quickstart": dict(name="convnet", widths=(32, 64, 128, 256), strides=(2, 2, 1, 2), kernels=(5, 3, 3, 3)),
+    "half": dict(name="convnet", widths=(16, 32, 64, 128), strides=(2, 2, 2, 2), kernels=(3, 3, 3, 3)),
+    "vit": dict(name="vit", width=64, depth=3, heads=2, patch=8)}
 
 
 def config(size: str, *, dtype: str = "float32", steps: int = 100):
@@ -94,8 +91,8 @@ def step_times(size: str, *, dtype: str, steps: int) -> dict:
     waited = data.waited - waited
     data.close()
   times = times[2:]
-  median, operations, peak = (statistics.median(times), flops.count(exp.step, exp.abstract, exp.batch),
-                              flops.peak(jax.devices()[0]))
+  median, operations, peak = (statistics.median(times), logs.operations(exp.step, exp.abstract, exp.batch),
+                              logs.peak(jax.devices()[0]))
   return {"size": size, "dtype": dtype, "batch": exp.config["batch"], "step_s": median,
           "img_per_s": exp.config["batch"] / median,
           "compile_s": compile_s, "input_wait": waited / sum(times), "flops_per_step": operations,
@@ -251,11 +248,8 @@ _OUT = flags.DEFINE_string("out", "", "Also write the JSON there.")
 _JSON_ONLY = flags.DEFINE_bool("json_only", False, "Print no table.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """The entry point; see the module's docstring."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; options are written --name=value")
-  logs.quiet_libraries()
   unknown = [s for s in _SIZES.value if s not in SIZES]
   if unknown:
     raise app.UsageError(f"unknown sizes {', '.join(unknown)}; choose among {', '.join(SIZES)}")
@@ -285,4 +279,4 @@ def _write(result):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run(main)

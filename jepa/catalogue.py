@@ -10,17 +10,16 @@ models, which have no classes to tell). --check exits with 1 where the table bet
 import argparse
 from collections.abc import Mapping, Sequence
 import importlib
-import importlib.util
 import json
 from pathlib import Path
-import pkgutil
 import re
 import sys
 from types import ModuleType
 from typing import Any
 
-from jepa.evals import study_report
-from jepa.evals.study_report import FAMILIES
+from jepa import config, recipes
+from jepa.reports import study_rows
+from jepa.reports.study_rows import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "jepa.methods"
@@ -50,7 +49,7 @@ def table(package: str = PACKAGE, folder: Path = ROOT) -> str:
     body.append([getattr(module, "NAME", name), _paper(module), _link(path, folder),
                  str(len(path.read_text().splitlines())), getattr(module, "PREVENTS", "-"),
                  ", ".join(_link(c, folder) for c in own) or "-",
-                 *(study_report.text(r, m) if (r := results.get((name, m))) else missing
+                 *(study_rows.text(r, m) if (r := results.get((name, m))) else missing
                    for m in ("knn", "linear"))])
   line = lambda texts: "| " + " | ".join(t.replace("|", "\\|") for t in texts) + " |"
   rule = "| " + " | ".join("---:" if h in ("lines", "kNN", "linear") else "---" for h in head) + " |"
@@ -58,25 +57,21 @@ def table(package: str = PACKAGE, folder: Path = ROOT) -> str:
 
 
 def modules(package: str = PACKAGE) -> list[ModuleType]:
-  """The modules of a package of methods: families in the order of FAMILIES, in each the oldest first."""
-  found = importlib.import_module(package)
-  known = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(found.__path__)
-           if not m.name.startswith("_")]
-  family = lambda m: FAMILIES.index(f) if (f := getattr(m, "FAMILY", "")) in FAMILIES else len(FAMILIES)
-  return sorted((m for m in known if hasattr(m, "make")),
-                key=lambda m: (family(m), _date(m), getattr(m, "NAME", m.__name__).lower()))
+  """The modules of a package of methods: families in the order of FAMILIES, then other ones, then what has
+  none; in each the oldest first."""
+  found = [importlib.import_module(f"{package}.{name}") for name in config.names(package)]
+  family = lambda f: (FAMILIES.index(f) if f in FAMILIES else len(FAMILIES), not f, f)
+  return sorted(found, key=lambda m: (family(getattr(m, "FAMILY", "")), _date(m),
+                                      getattr(m, "NAME", m.__name__).lower()))
 
 
 def configs_of(folder: Path) -> dict[str, list[Path]]:
   """method -> the files of `folder` that run it, sorted; without studies and files that have no tiny form."""
   found: dict[str, list[Path]] = {}
   for path in sorted(folder.glob("*.py")):
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     try:
-      c = module.get_config("tiny")
-    except (AttributeError, ValueError):
+      c = recipes.of_file(str(path), path.stem, "tiny")
+    except Exception:       # whatever it is, the file's own tests tell
       continue
     if "study" not in c and "method" in c:
       found.setdefault(c["method"], []).append(path)
@@ -102,7 +97,7 @@ def _results(path: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
     return {}
   try:
     return {(r["name"], r["metric"]): r for r in json.loads(path.read_text())
-            if r["group"] != study_report.FLOOR and r["mean"] is not None}
+            if r["group"] != study_rows.FLOOR and r["mean"] is not None}
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(f"{path} is not the results.json of a study ({error!r}); copy it from the workdir of "
                      "python -m jepa.study") from error

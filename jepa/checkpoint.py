@@ -96,8 +96,10 @@ def restore(checkpointer, abstract: PyTree, shardings: PyTree, step: int | None 
       "Start again in another workdir, or restore a copy")
 
 
-def describe(directory: str | Path, step: int | None = None) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-  """(path -> shape of every array, the config that wrote it) of the newest bundle or of `step`; reads no array.
+def describe(directory: str | Path,
+             step: int | None = None) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+  """(path -> shape of every array, the config that wrote it) of the newest bundle or of `step`; reads no
+  array.
 
   Raises:
     FileNotFoundError: no such bundle.
@@ -139,7 +141,8 @@ def restore_part(directory: str | Path, step: int | None, abstract: PyTree, shar
 
 def write_tree(path: str | Path, tree: Mapping, about: Mapping) -> None:
   """A tree that is no train state, with what there is to say about it, in place of the one before."""
-  ocp.save_checkpointables(Path(path).absolute(), dict(tree=dict(tree)), overwrite=True, custom_metadata=dict(about))
+  ocp.save_checkpointables(Path(path).absolute(), dict(tree=dict(tree)), overwrite=True,
+                           custom_metadata=dict(about))
 
 
 def read_tree(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -148,8 +151,10 @@ def read_tree(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
   if not path.is_dir():
     return None
   try:
-    found, here = ocp.checkpointables_metadata(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), found.metadata["tree"])
+    found = ocp.checkpointables_metadata(path)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+                        found.metadata["tree"])
     return ocp.load_checkpointables(path, dict(tree=like))["tree"], found.custom_metadata or {}
   except Exception as error:  # as in `restore`
     logging.error("%s cannot be read and is left out: %s: %s", path, type(error).__name__, error)

@@ -4,7 +4,8 @@ A config file defines `get_config(arg=None) -> ConfigDict`, starts from `base()`
 says. Below this file nobody sees a ConfigDict: factories are called as `make(**args)`, so Python signatures
 are the schema.
 """
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable, Iterable, Mapping
 import difflib
 import importlib
 import inspect
@@ -37,12 +38,12 @@ def base() -> ConfigDict:
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))    # devices along each axis; -1: all that are left
   c.replicated_tolerance = 0.02   # with fsdp > 1: the largest share of bytes that may end replicated
 
-  c.memory = 0                    # pooled latents kept in the state, and so in every checkpoint: those of the last so
-                                  # many examples, to plan with (jepa.plan --subgoals); 0: none
+  c.memory = 0                    # pooled latents kept in the state, and so in every checkpoint: those of the
+                                  # last so many examples, to plan with (jepa.plan --subgoals); 0: none
   # what jepa.plan does where its flags say nothing; args: of jepa/planning/<planner>.py
   c.plan = ConfigDict(dict(planner="mppi", horizon=50, every=10, last=0, args={}))
 
-  # source: jepa/data/sources.py
+  # source: jepa/data/sources/<source>.py
   c.data = ConfigDict(dict(source="mnist5k", args={}, train="train", test="test"))
   c.data.workers = 0              # processes that decode, for sets that do not fit in memory
   c.data.prefetch = 2             # batches prepared ahead
@@ -61,7 +62,8 @@ def base() -> ConfigDict:
   c.eval.pool = "pooled"          # which vector of the frozen encoder is probed: jepa/evals/features.py POOLS
   c.eval.floors = True            # also of raw pixels and the untrained encoder; a study measures them once
   c.eval.alarm = "warn"           # on collapse: "warn", "stop" or "off"
-  c.eval.levels = ConfigDict()    # of what counts as collapse, where not those of jepa/evals/collapse.py; None: never
+  c.eval.levels = ConfigDict()    # of what counts as collapse, where not those of jepa/evals/collapse.py;
+                                  # None: never
   c.eval.report = True            # report.html and figures/ at the end
   c.nonfinite = 0                 # isolated non-finite steps skipped and counted before the run stops;
                                   # 0 stops at the first
@@ -138,17 +140,21 @@ def module(name: str, package: str, entry: str = "make") -> ModuleType:
   """The module a config string names: `package.name`, or `name` itself where it has a dot.
 
   Raises:
-    ValueError: no such module; says what exists and what may have been meant.
+    ValueError: no such module, or one without `entry`; says what exists and what may have been meant.
   """
   path = name if "." in name else f"{package}.{name}"
+  found = cause = None
   try:
-    return importlib.import_module(path)
+    found = importlib.import_module(path)
   except ModuleNotFoundError as error:
     if error.name != path and not path.startswith(f"{error.name}."):
       raise      # the module exists and one of its own imports does not
-    known = names(package, entry)
-    raise ValueError(f"there is no {path}{hint(name, known)} Known: {', '.join(known)}; "
-                     "a dotted path imports from your own package") from error
+    cause = error
+  if hasattr(found, entry):
+    return found
+  known = names(package, entry)
+  raise ValueError(f"{f'{path} has no {entry}' if found else f'there is no {path}'}{hint(name, known)} "
+                   f"Known: {', '.join(known)}; a dotted path imports from your own package") from cause
 
 
 def names(package: str, entry: str = "make") -> list[str]:
@@ -170,7 +176,8 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
             f"{where}.{key} is not an option{hint(key, parameters)} Options: {', '.join(parameters)}")
     for key, p in parameters.items():
       if p.default is p.empty and key not in kwargs:
-        raise ValueError(f"{where}.{key} is missing: {function.__module__}.{function.__qualname__} needs it")
+        named = getattr(function, "func", function)       # a partial has no name
+        raise ValueError(f"{where}.{key} is missing: {named.__module__}.{named.__qualname__} needs it")
   try:
     return function(**kwargs)
   except TypeError as error:      # a keyword of a nested factory, say an encoder's
@@ -184,12 +191,30 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
 
 
 def _options(name: str, absent: str, packages: tuple[str, ...]) -> list[str]:
-  """Keywords of the one function of this name in what is imported of the packages, that has no keyword `absent`;
-  [] where several are called so."""
+  """Keywords of the one function of this name, in what is imported of the packages, that has no keyword
+  `absent`; [] where several are called so."""
   own = [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").partition(".")[0] in packages]
   found = {f for m in own if inspect.isfunction(f := vars(m).get(name)) and f.__module__ == m.__name__
            and absent not in inspect.signature(f).parameters}
   return list(inspect.signature(found.pop()).parameters) if len(found) == 1 else []
+
+
+def settings(texts: Iterable[str], flag: str) -> dict[str, Any]:
+  """NAME=VALUE as keyword arguments; a value that is no Python literal is a string.
+
+  Raises:
+    ValueError: no "=".
+  """
+  found = {}
+  for text in texts:
+    name, equal, value = text.partition("=")
+    if not equal or not name:
+      raise ValueError(f"--{flag}={text} is not NAME=VALUE, as in --{flag}=samples=64")
+    try:
+      found[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      found[name] = value
+  return found
 
 
 def hint(word: str, known) -> str:

@@ -1,114 +1,132 @@
 """Evaluates a state: features of both splits, the evaluators by name, and the floors (raw pixels, the same
 encoder untrained) beside every number. The train loop calls it at intervals and at the end, jepa.evaluate
 from the command line.
+
+It knows evaluators, alarms, pages and pictures by name only: what a run does not ask for is not imported.
 """
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
+import time
+from types import ModuleType
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
-from jepa import experiment, logs, sharding
-from jepa.data import sources
-from jepa.evals import collapse, features as feature_lib, finetune, open_loop, segment, suite
-from jepa.evals.suite import PIXELS, TRAINED, UNTRAINED
+from jepa import config as configs, experiment, logs, sharding
+from jepa.data.source import Source, sequences
+from jepa.evals import features as F, results
+from jepa.evals.results import PIXELS, TRAINED, UNTRAINED
 from jepa.experiment import Experiment
 from jepa.types import TrainState
 
 MADE = 5_000      # examples of a split that are evaluated where they are made on demand, as many as one likes
 
 
-def features_of(exp: Experiment, state: TrainState, train: sources.Source, test: sources.Source,
-                names: Sequence[str] = ()) -> feature_lib.FeatureSet:
-  """Frozen features of both splits, and what those of the evaluators `names` need beside them."""
-  on_batch = sharding.of_batch(exp.mesh)
-  embed = jax.jit(exp.method.embed, out_shardings=sharding.replicated(exp.mesh))
-  params, extra = state.params, state.extra         # closures may outlive the state; its optimizer need not
-  extract = functools.partial(feature_lib.extract, lambda b: embed(params, extra, b), batch=_batch(exp),
-                              pool=exp.config["eval"]["pool"], put=lambda b: jax.device_put(b, on_batch))
-  found = feature_lib.FeatureSet(*extract(train), *extract(test))
-  if "segment" in names and (grid := _grid(exp, train, test)):
-    flat = functools.partial(extract, pool="flat")
-    of = lambda part: flat(part)[0].reshape(part.length, grid ** 2, -1)
-    found = found._replace(tokens=functools.partial(_tokens, of, grid, train, test))
-  if "finetune" in names:
-    found = found._replace(tune=functools.partial(_tune, exp, params, extra, train, test))
-  if "open_loop" in names and experiment.has_world_model(exp) and trajectories(train):
-    found = found._replace(imagine=functools.partial(_imagine, exp, params, extra, train, test))
-  return found
+def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, seed: int,
+        protocol: Mapping[str, Any] | Mapping[str, Mapping[str, Any]],
+        settings: Mapping[str, Any] | None = None) -> list[results.Row]:
+  """Every named evaluator on every row.
+
+  Args:
+    names: files of jepa/evals, or dotted names in other repositories.
+    features_by_row: e.g. {"raw pixels": ..., "untrained encoder": ..., "trained encoder": ...}.
+    seed: of splits and labelled subsets; the same for every row, so rows differ by their features alone.
+    protocol: goes into every result: data and split descriptions, which features, method, step, training
+      seed. A dict keyed by row names gives each row its own.
+    settings: keyword arguments by evaluator, as config.eval.args has them: {"knn": {"k": 5}}; those of
+      "my.probe" are {"my": {"probe": ...}}.
+
+  Raises:
+    ValueError: unknown evaluator or setting, rows with different labels, non-finite features, too few labels.
+  """
+  settings = settings or {}
+  modules = [_evaluator(name) for name in names]
+  for key in settings.keys() - {name.partition(".")[0] for name in names}:
+    if not importlib.util.find_spec(key):       # a package: the config's other list may name one of its files
+      _evaluator(key)
+  base = next(iter(features_by_row.values()), None)
+  for row, features in features_by_row.items():
+    F.check(features, row=row)
+    if not (np.array_equal(features.train_y, base.train_y) and np.array_equal(features.test_y, base.test_y)):
+      raise ValueError(f"{row}: its labels differ from those of {next(iter(features_by_row))}; rows of one "
+                       "table must hold the same examples in the same order")
+  rows = []
+  for row, features in features_by_row.items():
+    own = protocol.get(row, {}) if set(features_by_row) & set(protocol) else protocol
+    for name, module in zip(names, modules):
+      if why := _missing(module, features):
+        logging.info("%s: %s skipped, since %s", row, name, why)
+        continue
+      start = time.monotonic()
+      args = functools.reduce(lambda tree, part: tree.get(part, {}), name.split("."), settings)
+      rows += configs.call(module.evaluate, f"config.eval.args.{name}", features=features, row=row, seed=seed,
+                           protocol=own | {"evaluator": name}, **args)
+      logging.info("%s: %s in %.1f s", row, name, time.monotonic() - start)
+  return rows
 
 
-def trajectories(source: sources.Source) -> bool:
-  """Whether its examples are frames in a row."""
-  return len(source.shape) == 4
+def _evaluator(name: str) -> ModuleType:
+  module = configs.module(name, "jepa.evals", "evaluate")
+  if not hasattr(module, "evaluate"):
+    raise ValueError(f"{module.__name__} is no evaluator: it has no function evaluate. Known: "
+                     f"{', '.join(configs.names('jepa.evals', 'evaluate'))}")
+  return module
 
 
-def _batch(exp: Experiment, wanted: int | None = None) -> int:
-  """A batch, by default that of evaluation, rounded up to what the mesh splits evenly."""
+def _missing(module: ModuleType, features: F.FeatureSet) -> str:
+  """Why an evaluator cannot measure a row; "" where it can."""
+  labels = (features.train_y >= 0).any() and (features.test_y >= 0).any()
+  if getattr(module, "LABELS", False) and not labels:
+    return "the source has no labels"
+  return module.missing(features) if hasattr(module, "missing") else ""
+
+
+# Rows of a run
+
+
+def features_of(exp: Experiment, state: TrainState, train: Source, test: Source) -> F.FeatureSet:
+  """Frozen features of both splits."""
+  subject = _subject(exp, train, test, method=exp.method, params=state.params, extra=state.extra,
+                     world=exp.world)
+  extract = functools.partial(F.extract, subject, pool=exp.config["eval"]["pool"])
+  return F.FeatureSet(*extract(train), *extract(test), subject)
+
+
+def _subject(exp: Experiment, train: Source, test: Source, **encoder: Any) -> F.Subject:
+  """Of an encoder, or of raw pixels."""
   pieces = exp.mesh.shape["data"] * exp.mesh.shape["fsdp"]
-  return -(-(wanted or exp.config["eval"]["batch"]) // pieces) * pieces
+  embed = functools.partial(jax.eval_shape, exp.method.embed, exp.abstract.params, exp.abstract.extra)
+  return F.Subject(
+      train, test, **encoder, tokens=lambda: embed(exp.batch).tokens.shape[1], pieces=pieces,
+      batch=-(-exp.config["eval"]["batch"] // pieces) * pieces,
+      shardings=(sharding.replicated(exp.mesh), sharding.of_batch(exp.mesh)),
+      reopen=lambda **args: tuple(experiment.open_source(exp.config["data"], split, **args)
+                                  for split in ("train", "test")))
 
 
-def _grid(exp: Experiment, train: sources.Source, test: sources.Source) -> int:
-  """Cells a side of the encoder's tokens; 0 where there are no masks, or no square grid to lay over them."""
-  if any(s.arrays is None or "mask" not in s.arrays or s.shape[0] != s.shape[1] for s in (train, test)):
-    return 0
-  count = jax.eval_shape(exp.method.embed, exp.abstract.params, exp.abstract.extra, exp.batch).tokens.shape[1]
-  side = round(count ** 0.5)
-  return side if side * side == count and side <= train.shape[0] else 0
-
-
-def _tokens(of: Callable[[sources.Source], np.ndarray], grid: int, train: sources.Source,
-            test: sources.Source, *, images: int, seed: int) -> feature_lib.TokenSet:
-  """Tokens, and labels of the cells, of at most so many images of each split."""
-  found = []
-  for source in (train, test):
-    part = _limited(source, images, seed)
-    found += [of(part), segment.cells(part.arrays["mask"], grid)]
-  return feature_lib.TokenSet(*found)
-
-
-def _tune(exp: Experiment, params, extra, train: sources.Source, test: sources.Source, *, batch: int,
-          **settings) -> tuple[float, dict]:
-  """Fine-tunes on the mesh: the state on every device, batches split."""
-  return finetune.train(exp.method.embed, params, extra, train, test, batch=_batch(exp, batch), **settings,
-                        shardings=(sharding.replicated(exp.mesh), sharding.of_batch(exp.mesh)))
-
-
-def _imagine(exp: Experiment, params, extra, train: sources.Source, test: sources.Source, *, length: int,
-             **settings) -> open_loop.Curves:
-  """Open loop on windows of the run's sources, or of another length."""
-  if length:
-    data = exp.config["data"]
-    train, test = (sources.load(data["source"], data[s], **(data["args"] | {"length": length}))
-                   for s in ("train", "test"))
-  jit = functools.partial(jax.jit, out_shardings=sharding.replicated(exp.mesh))
-  return open_loop.measure(experiment.world_model(exp), params, extra, train, test, jit=jit, **settings)
-
-
-def floors(exp: Experiment, train: sources.Source, test: sources.Source,
-           names: Sequence[str] = ()) -> dict[str, feature_lib.FeatureSet]:
+def floors(exp: Experiment, train: Source, test: Source) -> dict[str, F.FeatureSet]:
   """Raw pixels (of images, not of trajectories), and the same encoder untrained (the state at step 0 of this
   seed)."""
-  untrained = {UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test, names)}
-  if trajectories(train):
+  untrained = {UNTRAINED: features_of(exp, experiment.initial_state(exp), train, test)}
+  if sequences(train):
     return untrained
-  pixels = feature_lib.FeatureSet(*feature_lib.pixels(train), *feature_lib.pixels(test))
-  if "segment" in names and (grid := _grid(exp, train, test)):
-    of = lambda part: segment.pixels(part.arrays["image"], grid)
-    pixels = pixels._replace(tokens=functools.partial(_tokens, of, grid, train, test))
-  return {PIXELS: pixels} | untrained
+  return {PIXELS: F.FeatureSet(*F.pixels(train), *F.pixels(test), _subject(exp, train, test))} | untrained
 
 
-def protocol(exp: Experiment, train: sources.Source, test: sources.Source, step: int) -> dict:
+def protocol(exp: Experiment, train: Source, test: Source, step: int) -> dict:
   """What a number was measured on; stored beside it."""
   return {"train": train.describe, "test": test.describe,
           "features": f"{exp.config['eval']['pool']}, encoder frozen", "seed": exp.config["seed"],
           "step": step, "method": exp.config["method"]}
+
+
+# What the loop calls
 
 
 def online(exp: Experiment,
@@ -119,18 +137,18 @@ def online(exp: Experiment,
   names = list(settings["online"])
   if not names:
     return lambda state, step, metrics: ({}, [])
-  train, test = _limited(exp.train, settings["train_limit"]), _limited(exp.test, settings["train_limit"])
-  run = functools.partial(suite.run, names, seed=exp.config["seed"], settings=settings["args"])
+  train, test = (F.limited(s, settings["train_limit"]) for s in (exp.train, exp.test))
   cached_floors(exp, workdir, names, train, test)
 
   def probe(state, step, metrics):
-    rows = run({TRAINED: features_of(exp, state, train, test, names)},
-               protocol=protocol(exp, train, test, step))
+    rows = run(names, {TRAINED: features_of(exp, state, train, test)}, seed=exp.config["seed"],
+               protocol=protocol(exp, train, test, step), settings=settings["args"])
     return {f"eval/{r['metric']}": r["mean"] for r in rows}, alarms(rows, settings, metrics)
   return probe
 
 
-def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, test) -> list[dict]:
+def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train: Source,
+                  test: Source) -> list[results.Row]:
   """Rows of raw pixels and the untrained encoder, from floors.json where they were measured under the same
   settings."""
   path = Path(workdir) / "floors.json"
@@ -141,43 +159,36 @@ def cached_floors(exp: Experiment, workdir: Path, names: Sequence[str], train, t
     saved = json.loads(path.read_text())
     if saved.get("mark") == mark:
       return saved["rows"]
-  rows = suite.run(list(names), floors(exp, train, test, names), seed=exp.config["seed"],
-                   protocol=protocol(exp, train, test, 0), settings=exp.config["eval"]["args"])
+  rows = run(names, floors(exp, train, test), seed=exp.config["seed"], protocol=protocol(exp, train, test, 0),
+             settings=exp.config["eval"]["args"])
   logs.write_json(path, {"mark": mark, "rows": rows})
   return rows
 
 
-def alarms(rows: list[dict], settings: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> list[str]:
-  """What is collapsing, if anything, by the trained rows and by the method's own metrics. settings: config.eval."""
-  stats = {r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED}
-  return collapse.alarms(stats | dict(metrics or {}), levels=settings.get("levels"))
+def alarms(rows: Sequence[results.Row], settings: Mapping[str, Any],
+           metrics: Mapping[str, float] | None = None) -> list[str]:
+  """What is collapsing, if anything, by the trained rows and by the method's own metrics.
+  settings: config.eval."""
+  stats = {r["metric"]: r["mean"] for r in rows if r["row"] == TRAINED} | dict(metrics or {})
+  return configs.module("collapse", "jepa.evals", "alarms").alarms(stats, levels=settings.get("levels"))
 
 
 def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str] = ()) -> list[str]:
-  """All evaluations, with their floors unless config.eval.floors is off: prints the table, writes results.json
-  and the report; returns alarms."""
+  """All evaluations, with their floors unless config.eval.floors is off: prints the table, writes
+  results.json and the report; returns alarms."""
   workdir, names = Path(workdir), list(names or exp.config["eval"]["final"])
-  train, test = (_limited(s, MADE) if s.generate else s for s in (exp.train, exp.test))
-  by_row = floors(exp, train, test, names) if exp.config["eval"].get("floors", True) else {}
-  by_row |= {TRAINED: features_of(exp, state, train, test, names)}
-  rows = suite.run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
-                   protocol=protocol(exp, train, test, int(state.step)))
+  train, test = (F.limited(s, MADE) if s.generate else s for s in (exp.train, exp.test))
+  by_row = floors(exp, train, test) if exp.config["eval"].get("floors", True) else {}
+  by_row |= {TRAINED: features_of(exp, state, train, test)}
+  rows = run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
+             protocol=protocol(exp, train, test, int(state.step)))
+  by_row = {row: f._replace(subject=None) for row, f in by_row.items()}      # frees the untrained weights
   if jax.process_index() == 0:
-    suite.save(rows, workdir / "results.json")
-    print(suite.table(rows), flush=True)
-    if picture := open_loop.draw(rows, workdir / "figures" / "open_loop.png", row=TRAINED):
+    results.save(rows, workdir / "results.json")
+    print(results.table(rows), flush=True)
+    report = lambda name: configs.module(name, "jepa.reports", "write").write
+    if picture := report("open_loop")(rows, workdir / "figures" / "open_loop.png", row=TRAINED):
       print(f"picture: {picture}", flush=True)
     if exp.config["eval"]["report"]:
-      from jepa import pictures
-      print(f"report: {pictures.report(exp, state, workdir, rows, by_row)}", flush=True)
+      print(f"report: {report('run')(exp, state, workdir, rows, by_row)}", flush=True)
   return alarms(rows, exp.config["eval"])
-
-
-def _limited(source: sources.Source, limit: int, seed: int = 0) -> sources.Source:
-  """A fixed random subset of a source: for evaluations during training, or of many tokens an image."""
-  if not limit or limit >= source.length:
-    return source
-  index = np.sort(np.random.default_rng(seed).permutation(source.length)[:limit])
-  arrays = source.arrays and {k: v[index] for k, v in source.arrays.items()}
-  return source._replace(length=limit, get=lambda i: source.get(int(index[i])), arrays=arrays,
-                         describe=f"{source.describe}, {limit} of them at random (seed {seed})")

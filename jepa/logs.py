@@ -1,5 +1,6 @@
 """What a run tells: a progress bar or lines, metrics.jsonl, TensorBoard, the facts of the run, throughput."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+import importlib.metadata
 import json
 import math
 import os
@@ -10,18 +11,9 @@ import sys
 import time
 from typing import Any
 
-from absl import logging
 import jax
-import numpy as np
+from jax.extend import core
 from tqdm import tqdm
-
-OPTIC_NERVE = 20e6            # bytes a second
-WAKING_YEAR = 4000 * 3600     # seconds: 16,000 waking hours in four years (LeCun's child)
-
-
-def optic_years(raw_bytes: float) -> float:
-  """Years a child's optic nerve needs for so many bytes."""
-  return raw_bytes / OPTIC_NERVE / WAKING_YEAR
 
 
 class Writer:
@@ -111,13 +103,11 @@ class Progress:
 
 def facts() -> dict[str, Any]:
   """Where and with what a run is made: versions, devices, git revision of the code."""
-  import flax
-  import optax
   devices = jax.devices()
-  return {"python": platform.python_version(), "jax": jax.__version__, "flax": flax.__version__,
-          "optax": optax.__version__,
-          "numpy": np.__version__, "platform": devices[0].platform, "device": devices[0].device_kind,
-          "devices": len(devices), "processes": jax.process_count(), "git": git_revision()}
+  versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy")}
+  return {"python": platform.python_version(), **versions,
+          "platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices),
+          "processes": jax.process_count(), "git": git_revision()}
 
 
 def git_revision() -> str:
@@ -132,13 +122,77 @@ def git_revision() -> str:
     return "unknown"
 
 
-def write_json(path: Path, value: Any) -> None:
-  """Atomically: a killed process leaves the old file or the new one."""
+def write_text(path: Path, text: str) -> None:
+  """Atomically: a killed process leaves the old file or the new one. Only the first process writes."""
   if jax.process_index() == 0:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """`write_text` of a plain tree."""
+  write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+# ---- throughput ----
+
+OPTIC_NERVE = 20e6            # bytes a second
+WAKING_YEAR = 4000 * 3600     # seconds: 16,000 waking hours in four years (LeCun's child)
+
+# Dense bf16 peaks in FLOP/s, from the vendors' data sheets, by a part of jax's device_kind.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "V100": 125e12, "TPU v4": 275e12,
+         "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v6": 918e12}
+
+
+def optic_years(raw_bytes: float) -> float:
+  """Years a child's optic nerve needs for so many bytes."""
+  return raw_bytes / OPTIC_NERVE / WAKING_YEAR
+
+
+class Meter:
+  """Throughput between reads: images/s, FLOP/s, MFU, input wait, bytes seen."""
+
+  def __init__(self, *, batch: int, length: int, shape: Sequence[int], flops: float, data: Any, first: int):
+    """
+    Args:
+      batch: global. length, shape: of the training set and of one of its examples.
+      flops: of a step. data: has `waited`, the seconds that the loop waited for it. first: step to begin at.
+    """
+    self._batch, self._length, self._raw = batch, length, math.prod(shape)
+    self._flops, self._data = flops, data
+    self._peak = peak(jax.devices()[0])
+    self._reset(first)
+
+  def _reset(self, step: int) -> None:
+    self._step, self._time, self._waited = step, time.monotonic(), self._data.waited
+
+  def skip(self, seconds: float) -> None:
+    """Leaves out time that was not training."""
+    self._time += seconds
+
+  def read(self, step: int) -> dict[str, float]:
+    """Scalars since the last read, `step` included."""
+    now, waited = time.monotonic(), self._data.waited
+    seconds, steps = max(1e-9, now - self._time), step - self._step
+    seen = float(step) * self._batch
+    raw = seen * float(self._raw)
+    out = {"examples": seen, "epochs": seen / self._length, "raw_bytes": raw,
+           "optic_nerve_years": optic_years(raw)}
+    if steps > 0:
+      rate = steps / seconds
+      out |= {"images_per_s": rate * self._batch, "flops_per_s": rate * self._flops,
+              "input_wait": (waited - self._waited) / seconds}
+      if self._peak:
+        out["mfu"] = rate * self._flops / self._peak / jax.device_count()
+    if (memory := device_memory()) is not None:
+      out["device_bytes"] = memory
+    self._reset(step)
+    return out
 
 
 def device_memory() -> float | None:
@@ -147,7 +201,46 @@ def device_memory() -> float | None:
   return float(stats["peak_bytes_in_use"]) if stats and "peak_bytes_in_use" in stats else None
 
 
-def quiet_libraries() -> None:
-  """Keeps the chatter of libraries (Orbax logs a line a file) out of the terminal; warnings pass."""
-  logging.set_verbosity(logging.WARNING)
-  logging.use_absl_handler()
+def peak(device: jax.Device) -> float | None:
+  """Peak bf16 FLOP/s of a device; None where it is not known (every CPU)."""
+  return next((v for k, v in PEAKS.items() if k in device.device_kind), None)
+
+
+def operations(function: Callable, *args) -> float:
+  """Floating-point operations of one call of `function` on (abstract) arguments, over all devices.
+
+  Counted from the jaxpr: matrix products and convolutions, 2 operations a multiply-add, loops times their
+  length. XLA's own cost analysis counts the body of a loop once, which would lose every layer but one of a
+  scanned tower.
+  """
+  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr) -> float:
+  total = 0.0
+  for eqn in jaxpr.eqns:
+    name, p = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+      (contract, _), _ = p["dimension_numbers"]
+      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[i]
+                                                                    for i in contract)
+    elif name == "conv_general_dilated":
+      kernel = eqn.invars[1].aval.shape
+      per_output = math.prod(kernel) / kernel[p["dimension_numbers"].rhs_spec[0]]
+      # of a strided convolution's gradient: rows of zeros are not multiplied
+      zeros = math.prod(p["lhs_dilation"])
+      total += 2 * math.prod(eqn.outvars[0].aval.shape) * per_output / zeros
+    elif name == "cond":
+      total += max(_count(b.jaxpr) for b in p["branches"])
+    else:
+      times = p["length"] if name == "scan" else 1
+      total += times * sum(_count(j) for j in _inner(p))
+  return total
+
+
+def _inner(params):
+  for value in params.values():
+    if isinstance(value, core.ClosedJaxpr):
+      yield value.jaxpr
+    elif isinstance(value, core.Jaxpr):
+      yield value

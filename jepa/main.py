@@ -4,17 +4,10 @@ r"""Trains: python -m jepa.main --config=configs/quickstart.py --workdir=runs/qu
 The same command again continues an interrupted run. Exit codes: 0 done, 75 interrupted and saved, 130
 interrupted before or after training, 1 an error.
 """
-import sys
-
-from jepa import heap
-
-heap.keep()      # before JAX starts its backend
-
-from absl import app, flags, logging
-import jax
+from absl import flags
 from ml_collections import config_flags
 
-from jepa import logs, train
+from jepa import command
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/, as FILE or FILE:ARGUMENT; override its fields with "
@@ -35,27 +28,15 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "With --coordinator: which o
                                 lower_bound=0)
 
 
-def main(argv: list[str]) -> None:
-  """The entry point; see the module's docstring."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; options are written --name=value")
-  logs.quiet_libraries()
+def main() -> int:
+  """Trains; returns the exit code."""
+  import jax      # here, since it takes a second that --help need not wait for
+  from jepa import train
   if _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   elif _DISTRIBUTED.value:
     jax.distributed.initialize()
-  try:
-    code = train.run(_CONFIG.value, _WORKDIR.value, profile=_window(_PROFILE.value))
-  except (ValueError, OSError, train.NonFinite, train.Collapse, RuntimeError) as error:
-    if logging.level_debug():
-      raise
-    # what is wrong and what to do; --verbosity=1 shows where
-    print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)
-    code = 1
-  except KeyboardInterrupt:         # while it trains, a run saves first and answers 75
-    print("\njepa: interrupted; the same command goes on from what is saved", file=sys.stderr)
-    code = 130
-  sys.exit(code)
+  return train.run(_CONFIG.value, _WORKDIR.value, profile=_window(_PROFILE.value))
 
 
 def _window(text: str) -> tuple[int, int] | None:
@@ -70,8 +51,8 @@ def _window(text: str) -> tuple[int, int] | None:
 
 def run() -> None:
   """Parses flags and runs; the program's `main`."""
-  flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  command.run(main, required=["config", "workdir"],
+              interrupted="the same command goes on from what is saved")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What benchmarks and parity tests need of PyTorch's libraries, which are installed with the extra "parity"."""
+"""What benchmarks and parity tests need of PyTorch's libraries, which the extra "parity" installs."""
 from collections.abc import Iterator
 import contextlib
 import warnings
@@ -8,8 +8,9 @@ import warnings
 def importing_torchvision() -> Iterator[None]:
   """Within it, torchvision and what builds on it can be imported beside a PyTorch built for CPUs.
 
-  There its compiled operators of detection are missing, and it fails while it describes them. No transform, loss
-  or ResNet needs them, so these descriptions are passed over. Warnings of the imports are not ours to mend.
+  There its compiled operators of detection are missing, and it fails while it describes them. No transform,
+  loss or ResNet needs them, so these descriptions are passed over. Warnings of the imports are not ours to
+  mend.
 
   Raises:
     ImportError: PyTorch is not installed.

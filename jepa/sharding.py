@@ -8,6 +8,7 @@ import math
 import re
 from typing import NamedTuple
 
+from absl import logging
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
@@ -57,20 +58,22 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-  """The partition of one array: its rule, less every axis that does not divide the dimension.
-
-  Raises:
-    ValueError: no rule matches.
-  """
+  """The partition of one array: its rule, less every axis that does not divide the dimension. Of a name
+  without a rule: the largest dimension that fsdp divides is split; none if there is no such one."""
   if not shape or math.prod(shape) == 1:
     return P()
-  for pattern, axes in RULES:
-    if re.search(pattern, path):
-      axes = (None,) * (len(shape) - len(axes)) + axes[-len(shape):]
-      fits = lambda axis, size: axis and size % mesh.shape[axis] == 0
-      return P(*(LOGICAL[a] if fits(LOGICAL[a], n) else None for a, n in zip(axes, shape)))
-  raise ValueError(f"no partition rule for {path} {tuple(shape)}: end its name as a row of jepa/sharding.py "
-                   "RULES does, or add a row")
+  axes = _rule(path)
+  if axes is None:
+    split = max((n for n in shape if n % mesh.shape["fsdp"] == 0), default=None)
+    at = shape.index(split) if split else None
+    return P(*("fsdp" if i == at else None for i in range(len(shape))))
+  axes = (None,) * (len(shape) - len(axes)) + axes[-len(shape):]
+  fits = lambda axis, size: axis and size % mesh.shape[axis] == 0
+  return P(*(LOGICAL[a] if fits(LOGICAL[a], n) else None for a, n in zip(axes, shape)))
+
+
+def _rule(path: str) -> tuple[str | None, ...] | None:
+  return next((axes for pattern, axes in RULES if re.search(pattern, path)), None)
 
 
 def of_state(abstract: PyTree, mesh: Mesh) -> PyTree:
@@ -99,6 +102,7 @@ class Row(NamedTuple):
   bytes: int
   bytes_per_device: int
   spec: str
+  ruled: bool                     # False: no rule of RULES is of its name, so it was split by its sizes
 
 
 def rows(abstract: PyTree, shardings: PyTree) -> list[Row]:
@@ -109,8 +113,10 @@ def rows(abstract: PyTree, shardings: PyTree) -> list[Row]:
       continue
     item = x.dtype.itemsize
     local = math.prod(s.shard_shape(x.shape)) if x.shape else 1
-    out.append(Row(path_of(path), tuple(x.shape), str(x.dtype), math.prod(x.shape) * item, local * item,
-                   str(s.spec)))
+    name = path_of(path)
+    ruled = x.size == 1 or _rule(name) is not None
+    out.append(Row(name, tuple(x.shape), str(x.dtype), math.prod(x.shape) * item, local * item, str(s.spec),
+                   ruled))
   return out
 
 
@@ -118,9 +124,8 @@ def table(state_rows: list[Row]) -> str:
   """The rows as text, with totals."""
   width = max(len(r.path) for r in state_rows)
   lines = [f"{'array':<{width}}  {'shape':<20} {'dtype':<9} {'bytes':>14} {'a device':>14}  partition"]
-  lines += [
-      f"{r.path:<{width}}  {str(r.shape):<20} {r.dtype:<9} {r.bytes:>14,} {r.bytes_per_device:>14,}  {r.spec}"
-      for r in state_rows]
+  lines += [f"{r.path:<{width}}  {str(r.shape):<20} {r.dtype:<9} {r.bytes:>14,} {r.bytes_per_device:>14,}  "
+            f"{r.spec}{'' if r.ruled else '  no rule'}" for r in state_rows]
   lines.append(f"{'total':<{width}}  {'':<20} {'':<9} {sum(r.bytes for r in state_rows):>14,} "
                f"{sum(r.bytes_per_device for r in state_rows):>14,}")
   return "\n".join(lines)
@@ -142,3 +147,18 @@ def check(state_rows: list[Row], mesh: Mesh, tolerance: float) -> float:
         + ", ".join(f"{r.path} {r.shape}" for r in worst)
         + ". Choose widths divisible by fsdp, or raise config.replicated_tolerance")
   return share
+
+
+def describe(abstract: PyTree, shardings: PyTree, mesh: Mesh, tolerance: float) -> str:
+  """parameters.txt of a state: the table, and the share of bytes that is whole on every device.
+
+  Raises:
+    ValueError: as of `check`.
+  """
+  found = rows(abstract, shardings)
+  share, without = check(found, mesh, tolerance), sum(not r.ruled for r in found)
+  trained = sum(x.size for x in jax.tree.leaves(abstract.params))
+  logging.info("%s trained parameters, %.1f %% of the state replicated", f"{trained:,}", 100 * share)
+  named = f"arrays without a rule of jepa/sharding.py, split by their sizes: {without}\n" if without else ""
+  return (f"{table(found)}\n\ntrained parameters: {trained:,}\n{named}replicated on every device: "
+          f"{share:.2%} of bytes\n")

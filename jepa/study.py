@@ -14,13 +14,8 @@ with all its devices; many processes (jax.distributed) are not supported.
 
 Exit codes: 0 done, 75 interrupted and saved, 1 some runs failed (the others are done) or an error.
 """
-from jepa import heap
-
-heap.keep()      # before JAX starts its backend
-
 from collections.abc import Mapping, Sequence
 import contextlib
-import difflib
 import gc
 import json
 from pathlib import Path
@@ -34,13 +29,12 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from absl import app, flags, logging
+from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from jepa import checkpoint, config as configs, experiment, flops, logs, train
-from jepa.evals import study_report as reports
-from jepa.evals import suite
+from jepa import checkpoint, command, config as configs, experiment, logs, train
+from jepa.reports import study as page, study_panels, study_rows
 
 # Fields of a run's config that its training does not depend on; one that differs in another is another run.
 FREE = {"eval", "log", "checkpoint", "mesh", "replicated_tolerance", "nonfinite"}
@@ -51,7 +45,7 @@ class Study(NamedTuple):
 
   title: str
   question: str                             # one or two sentences: what is tested
-  figure: str = "bars"                      # of study_report.FIGURES
+  figure: str = "bars"                      # of study_panels.FIGURES
   seeds: tuple[int, ...] = (0, 1, 2)
   flops: float = 0.0                        # every run trains for so many FLOPs; 0: for its own total
   metric: str = "knn"                       # the main one
@@ -90,8 +84,8 @@ def read(c: ConfigDict) -> tuple[Study, dict[str, Run]]:
     raise ValueError("this config has no runs: a study's get_config returns config.study and config.runs "
                      "(see jepa/study.py); a single run is for python -m jepa.main")
   study = configs.call(Study, "config.study", **raw["study"])
-  if study.figure not in reports.FIGURES:
-    raise ValueError(f"config.study.figure = {study.figure!r}: choose of {', '.join(reports.FIGURES)}")
+  if study.figure not in study_panels.FIGURES:
+    raise ValueError(f"config.study.figure = {study.figure!r}: choose of {', '.join(study_panels.FIGURES)}")
   if not study.seeds:
     raise ValueError("config.study.seeds is empty: give at least one, as in (0, 1, 2)")
   runs = {}
@@ -102,7 +96,7 @@ def read(c: ConfigDict) -> tuple[Study, dict[str, Run]]:
     if study.figure == "lines" and runs[name].x is None:
       raise ValueError(f"config.runs.{name}.x is missing: figure 'lines' draws against it")
   # A ConfigDict sorts its keys unless it is made with sort_keys=False; groups belong together in any case.
-  groups = dict.fromkeys((*reports.FAMILIES, *(r.group for r in runs.values())))
+  groups = dict.fromkeys((*study_rows.FAMILIES, *(r.group for r in runs.values())))
   return study, {name: r for group in groups for name, r in runs.items() if r.group == group}
 
 
@@ -113,7 +107,7 @@ def plan(study: Study, run: Run) -> Plan:
     ValueError: the run's config does not fit.
   """
   exp = experiment.build(ConfigDict(run.config))
-  per_step = flops.count(exp.step, exp.abstract, exp.batch)
+  per_step = logs.operations(exp.step, exp.abstract, exp.batch)
   c = configs.plain(ConfigDict(run.config))
   if not study.reports:
     c["eval"]["report"] = False
@@ -157,35 +151,17 @@ def run(c: ConfigDict, workdir: str | Path, *, only: Sequence[str] = (), seeds: 
   except KeyboardInterrupt:
     interrupted = True
 
-  results = gather(runs, workdir)
-  page = reports.write(workdir, results, study=study._asdict(),
-                       runs={name: r._asdict() for name, r in runs.items()}, command=command,
-                       config=configs.plain(c))
-  print(f"\n{(workdir / 'table.md').read_text()}\nreport: {page}", flush=True)
+  found = study_rows.gather(runs, workdir)
+  path = page.write(workdir, found, study=study._asdict(), command=command, config=configs.plain(c),
+                    runs={name: r._asdict() for name, r in runs.items()})
+  print(f"\n{(workdir / 'table.md').read_text()}\nreport: {path}", flush=True)
   if interrupted:
     print("interrupted: the same command continues", file=sys.stderr)
     return train.INTERRUPTED
-  failed = [r for r in results if r.failed and r.name in names and r.seed in seeds]
+  failed = [r for r in found if r.failed and r.name in names and r.seed in seeds]
   for r in failed:
     print(f"failed: {r.name} seed {r.seed}: {r.failed}", file=sys.stderr)
   return 1 if failed else 0
-
-
-def gather(runs: Mapping[str, Run], workdir: Path) -> list[reports.Result]:
-  """What the workdir holds of these runs, in their order, seeds ascending; unfinished ones have no rows."""
-  found = []
-  for name, r in runs.items():
-    folders = {int(p.name[4:]): p for p in (workdir / name).glob("seed*") if p.name[4:].isdigit()}
-    for seed, folder in sorted(folders.items()):
-      record = _json(folder / "study.json") or {}
-      failure = _json(folder / "failed.json")
-      found.append(reports.Result(
-          name=name, label=r.label, group=r.group, x=r.x, seed=seed, record=record,
-          rows=[] if failure else _finished(folder, record.get("steps")), history=logs.history(folder),
-          floors=(_json(folder / "floors.json") or {}).get("rows", []),
-          config=_json(folder / "config.json") or {}, facts=_json(folder / "facts.json") or {},
-          failed=failure["message"] if failure else ""))
-  return found
 
 
 def _train(study: Study, runs: Mapping[str, Run], plans: Mapping[str, Plan | str],
@@ -205,7 +181,7 @@ def _train(study: Study, runs: Mapping[str, Run], plans: Mapping[str, Plan | str
     if code == train.INTERRUPTED:
       return True
     fresh.append((name, time.monotonic() - clock))
-    logs.write_json(workdir / "results.json", reports.summarise(gather(runs, workdir)))
+    logs.write_json(workdir / "results.json", study_rows.summarise(study_rows.gather(runs, workdir)))
     elapsed, left = time.monotonic() - start, _left(fresh, [n for _, n in todo[i:]], plans)
     print(f"[{i}/{len(todo)}] {name} seed {seed}: {f'FAILED: {message}' if message else 'done'} in "
           f"{_clock(fresh[-1][1])}; {_clock(elapsed)} so far"
@@ -220,7 +196,7 @@ def _one(name: str, r: Run, planned: Plan | str, seed: int, folder: Path) -> tup
   record = {"name": name, "label": r.label, "group": r.group, "x": r.x, "seed": seed, "steps": planned.steps,
             "flops_per_step": planned.flops_per_step, "flops_total": planned.flops_per_step * planned.steps,
             "parameters": planned.parameters, "images_per_s": None,
-            "seconds": (_json(folder / "study.json") or {}).get("seconds", 0.0)}
+            "seconds": (study_rows.read_json(folder / "study.json") or {}).get("seconds", 0.0)}
   (folder / "failed.json").unlink(missing_ok=True)
   logs.write_json(folder / "study.json", record)
   clock, code, message, trace = time.monotonic(), 0, "", ""
@@ -234,7 +210,7 @@ def _one(name: str, r: Run, planned: Plan | str, seed: int, folder: Path) -> tup
   record["images_per_s"] = statistics.median(rates) if rates else None
   record["seconds"] += time.monotonic() - clock
   logs.write_json(folder / "study.json", record)
-  if not message and code == 0 and not _finished(folder, planned.steps):
+  if not message and code == 0 and not study_rows.finished(folder, planned.steps):
     message = (f"{folder} has no evaluation at step {planned.steps}: it holds a run of another length, or "
                "config.eval.final is empty; use another --workdir, or name evaluators")
   return _fail(folder, message, trace) if message else (code, "")
@@ -246,7 +222,7 @@ def _refuse_other_run(folder: Path, planned: Plan, seed: int) -> None:
   Raises:
     checkpoint.Mismatch: the folder holds what another config trained.
   """
-  old, new = _json(folder / "config.json") or {}, _as_saved(planned, seed)
+  old, new = study_rows.read_json(folder / "config.json") or {}, _as_saved(planned, seed)
   data = lambda c: {k: v for k, v in c.get("data", {}).items() if k not in ("workers", "prefetch")}
   changed = [k for k in new if k not in FREE | {"data"} and old.get(k) != new[k]]
   changed += ["data"] if data(old) != data(new) else []
@@ -276,13 +252,13 @@ def _plan_or_error(study: Study, r: Run) -> Plan | str:
 
 
 def _with_floors(plans: Mapping[str, Plan | str]) -> dict[str, Plan | str]:
-  """A study may leave the floors to one run of each data set and backbone (config.eval.floors). Where that one
-  was not chosen, the first that shares them measures them."""
+  """A study may leave the floors to one run of each data set and backbone (config.eval.floors). Where that
+  one was not chosen, the first that shares them measures them."""
   by_floor: dict[str, list[str]] = {}
   for name, p in plans.items():
     if isinstance(p, Plan):
-      backbone = {"name": "vit"} | dict(p.config["args"].get("encoder", {}))
-      by_floor.setdefault(json.dumps([p.config["data"], backbone], sort_keys=True, default=str), []).append(name)
+      key = json.dumps([p.config["data"], study_rows.backbone(p.config)], sort_keys=True, default=str)
+      by_floor.setdefault(key, []).append(name)
   plans = dict(plans)
   for names in by_floor.values():
     if not any(plans[name].config["eval"].get("floors", True) for name in names):
@@ -293,28 +269,22 @@ def _with_floors(plans: Mapping[str, Plan | str]) -> dict[str, Plan | str]:
 
 def _complete(planned: Plan | str, seed: int, folder: Path) -> bool:
   """Whether the folder holds exactly this run, evaluated at its last step."""
-  if isinstance(planned, str) or (folder / "failed.json").exists() or not _finished(folder, planned.steps):
+  if isinstance(planned, str) or (folder / "failed.json").exists():
+    return False
+  if not study_rows.finished(folder, planned.steps):
     return False
   # Who measures the floors depends on the runs that were chosen, and the run is the same.
   plain = lambda c: c | {"eval": {k: v for k, v in c["eval"].items() if k != "floors"}}
-  saved = _json(folder / "config.json")
+  saved = study_rows.read_json(folder / "config.json")
   return saved is not None and plain(saved) == plain(_as_saved(planned, seed))
-
-
-def _finished(folder: Path, steps: int | None) -> list[dict]:
-  """results.json, the trained encoder at the last step only; [] where that is not there."""
-  rows = [r for r in suite.load(folder / "results.json")
-          if r["row"] != suite.TRAINED or r["protocol"].get("step") == steps]
-  return rows if any(r["row"] == suite.TRAINED for r in rows) else []
 
 
 def _chosen(only: Sequence[str], runs: Mapping[str, Run]) -> list[str]:
   """Names of runs, in the study's order."""
   for name in only:
     if name not in runs:
-      near = difflib.get_close_matches(name, runs, 1)
-      hint = f"; did you mean {near[0]!r}?" if near else "."
-      raise ValueError(f"--only={name}: there is no such run{hint} Runs: {', '.join(runs)}")
+      raise ValueError(f"--only={name}: there is no such run{configs.hint(name, runs)} "
+                       f"Runs: {', '.join(runs)}")
   return [name for name in runs if not only or name in only]
 
 
@@ -369,27 +339,13 @@ def _sigterm_is_ctrl_c():
       signal.signal(signal.SIGTERM, old)
 
 
-def _json(path: Path) -> Any:
-  return json.loads(path.read_text()) if path.exists() else None
-
-
-def main(argv: list[str]) -> None:
-  """The entry point; see the module's docstring."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; options are written --name=value")
-  logs.quiet_libraries()
+def main() -> int:
+  """Makes the study of the flags; returns an exit code."""
   values = flags.FLAGS
-  try:
-    if bad := [s for s in values.seeds if not s.isdigit()]:
-      raise ValueError(f"--seeds: {bad[0]!r} is not a seed; write numbers, as in --seeds=0,1")
-    code = run(values.config, values.workdir, only=values.only, seeds=[int(s) for s in values.seeds],
-               listing=values.list, command="python -m jepa.study " + shlex.join(sys.argv[1:]))
-  except (ValueError, OSError) as error:
-    if logging.level_debug():
-      raise
-    print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)
-    code = 1
-  sys.exit(code)
+  if bad := [s for s in values.seeds if not s.isdigit()]:
+    raise ValueError(f"--seeds: {bad[0]!r} is not a seed; write numbers, as in --seeds=0,1")
+  return run(values.config, values.workdir, only=values.only, seeds=[int(s) for s in values.seeds],
+             listing=values.list, command="python -m jepa.study " + shlex.join(sys.argv[1:]))
 
 
 def start() -> None:
@@ -405,8 +361,7 @@ def start() -> None:
   flags.DEFINE_list("only", [], "Names of runs, comma separated; all by default.")
   flags.DEFINE_list("seeds", [], "Seeds, comma separated; those of the study by default.")
   flags.DEFINE_bool("list", False, "Print the runs with their steps and FLOPs, and train nothing.")
-  flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  command.run(main, required=["config", "workdir"], interrupted="the same command continues")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import time
 from absl import logging
 import jax
 from jax.experimental import multihost_utils
-import numpy as np
 from ml_collections import ConfigDict
+import numpy as np
 
-from jepa import checkpoint, config as configs, evaluation, experiment, flops, logs, sharding
+from jepa import checkpoint, config as configs, evaluation, experiment, initial, logs, sharding
 from jepa.data import pipeline
+from jepa.experiment import Experiment
 
 INTERRUPTED = 75  # exit code (EX_TEMPFAIL): saved and stopped by a signal; the same command again continues
 
@@ -47,8 +48,7 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
   # 1. Parts.
   exp = experiment.build(c)
   cfg, total = exp.config, exp.total
-  on_batch = sharding.of_batch(exp.mesh)
-  table = experiment.describe(exp)
+  table = sharding.describe(exp.abstract, exp.shardings, exp.mesh, cfg["replicated_tolerance"])
 
   with jax.set_mesh(exp.mesh), contextlib.ExitStack() as stack:
     interrupted = stack.enter_context(_signals())
@@ -57,28 +57,19 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     checkpointer = stack.enter_context(checkpoint.open(
         workdir / "checkpoints", keep=cfg["checkpoint"]["keep"],
         milestones=cfg["checkpoint"]["milestones"] or 0))
-    _refuse_other_run(workdir, c)
-    state, position, origin = experiment.start(exp, checkpointer)
+    _compare_with_saved(workdir, c)
+    state, position, origin = initial.start(exp, checkpointer)
     first = int(state.step)
-    if jax.process_index() == 0:
-      _record(workdir, c, table)
+    _record(workdir, c, table)
     if first >= total:
       logging.warning("%s is already trained to step %d of %d", workdir, first, total)
 
     # 3. Data, from where the checkpoint left it.
-    stream = pipeline.train(exp.train, batch=cfg["batch"], seed=cfg["seed"], workers=cfg["data"]["workers"])
-    if position:
-      stream.set_state(position)
-    data = pipeline.prefetch(stream, lambda b: pipeline.put(b, on_batch), depth=cfg["data"]["prefetch"])
+    data = _data(exp, position)
     stack.callback(data.close)
 
     # 4. Compile ahead, for its time and its operations.
-    clock = time.monotonic()
-    step_fn = jax.jit(exp.step, in_shardings=(exp.shardings, on_batch),
-                      out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
-                      donate_argnums=0).lower(exp.abstract, exp.batch).compile()
-    compile_s = time.monotonic() - clock
-    step_flops = flops.count(exp.step, exp.abstract, exp.batch)
+    step_fn, compile_s, flops = _compiled(exp)
 
     # 5. Floors of the evaluations, once, before the first step.
     write = logs.Writer(workdir, tensorboard=cfg["log"]["tensorboard"])
@@ -86,93 +77,95 @@ def run(c: ConfigDict, workdir: str | Path, *, profile: tuple[int, int] | None =
     probe = evaluation.online(exp, workdir)
 
     # 6. The loop.
-    bar = logs.Progress(total=total, initial=first, label=cfg["method"])
-    stack.callback(bar.close)
-    bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x "
-            f"{jax.devices()[0].device_kind}, {step_flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
-    meter = _Meter(exp, step_flops, data, first)
-    watch, last = _Watch(cfg["nonfinite"]), {}
+    tell = _Tell(exp, write, flops, data, first)
+    stack.callback(tell.bar.close)
+    tell.bar.say(f"{cfg['method']} {origin}: {total} steps of {cfg['batch']} on {jax.device_count()} x "
+                 f"{jax.devices()[0].device_kind}, {flops:.3g} FLOPs a step, compiled in {compile_s:.1f} s")
     every = {k: max(1, cfg[k]["every"]) for k in ("checkpoint", "eval", "log")}
-
-    def settle(upto: int) -> None:
-      """Reads the metrics of finished steps: stops on non-finite ones, and logs."""
-      for step, scalars in watch.read(upto):
-        if step % every["log"] == 0 or step == total:
-          scalars |= meter.read(step) | {k: float(f(step)) for k, f in exp.schedules.items()}
-          write(step, scalars)
-          bar.update(step, scalars)
-          last.update(scalars)
-
-    def save() -> None:
-      checkpoint.save(checkpointer, state, data=data.get_state(), config=configs.plain(c))
-
     for step in range(first + 1, total + 1):
       with _profile(profile, step, workdir):
         batch = next(data)
         state, metrics = step_fn(state, batch)
-      watch.add(step, metrics, batch["index"])
+      tell.add(step, metrics, batch["index"])
       if (step - 1) % every["log"] == 0:
-        settle(step - 1)        # while `step` runs
+        tell.settle(step - 1)   # while `step` runs
       stop = interrupted(step % every["log"] == 0)
       if step % every["checkpoint"] == 0 or step == total or stop:
-        settle(step)            # a bad step is found before anything is saved
-        save()
+        tell.settle(step)       # a bad step is found before anything is saved
+        checkpoint.save(checkpointer, state, data=data.get_state(), config=configs.plain(c))
       if stop:
         checkpointer.wait()
-        bar.say(f"interrupted: saved step {step} in {workdir}; the same command again continues")
+        tell.bar.say(f"interrupted: saved step {step} in {workdir}; the same command again continues")
         return INTERRUPTED
       if step % every["eval"] == 0 and step < total:
-        settle(step)
-        pause = time.monotonic()
-        scalars, alarms = probe(state, step, last)
-        if scalars:
-          write(step, scalars)
-          bar.say(f"step {step}: "
-                  + "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items()))
-        _alarm(alarms, cfg["eval"]["alarm"], bar)
-        meter.skip(time.monotonic() - pause)
+        tell.settle(step)
+        alarms = tell.evaluated(step, lambda: probe(state, step, tell.last))
+        _alarm(alarms, cfg["eval"]["alarm"], tell.bar)
     checkpointer.wait()
 
   # 7. The end: the evaluations of the paper, the table, the pictures. All is saved, so a signal may end it at
   # once; the same command again comes back here.
   with jax.set_mesh(exp.mesh):
     alarms = evaluation.final(exp, state, workdir)
-  _alarm(alarms, cfg["eval"]["alarm"], bar)
+  _alarm(alarms, cfg["eval"]["alarm"], tell.bar)
   return 0
 
 
-class _Meter:
-  """Throughput between reads: images/s, FLOP/s, MFU, input wait, bytes seen."""
+def _data(exp: Experiment, position: dict):
+  """Batches on the mesh, prepared ahead, from `position` on."""
+  c, on_batch = exp.config, sharding.of_batch(exp.mesh)
+  stream = pipeline.train(exp.train, batch=c["batch"], seed=c["seed"], workers=c["data"]["workers"])
+  if position:
+    stream.set_state(position)
+  return pipeline.prefetch(stream, lambda b: pipeline.put(b, on_batch), depth=c["data"]["prefetch"])
 
-  def __init__(self, exp, step_flops: float, data, first: int):
-    self._exp, self._flops, self._data = exp, step_flops, data
-    self._peak = flops.peak(jax.devices()[0])
-    self.reset(first)
 
-  def reset(self, step: int) -> None:
-    self._step, self._time, self._waited = step, time.monotonic(), self._data.waited
+def _compiled(exp: Experiment):
+  """(the compiled train step, which overwrites the state it is given; seconds that took; its operations)."""
+  clock = time.monotonic()
+  step = jax.jit(exp.step, in_shardings=(exp.shardings, sharding.of_batch(exp.mesh)),
+                 out_shardings=(exp.shardings, sharding.replicated(exp.mesh)),
+                 donate_argnums=0).lower(exp.abstract, exp.batch).compile()
+  return step, time.monotonic() - clock, logs.operations(exp.step, exp.abstract, exp.batch)
 
-  def skip(self, seconds: float) -> None:
-    """Leaves out time that was not training."""
-    self._time += seconds
 
-  def read(self, step: int) -> dict[str, float]:
-    now, waited = time.monotonic(), self._data.waited
-    seconds, steps = max(1e-9, now - self._time), step - self._step
-    seen = float(step) * self._exp.config["batch"]
-    raw = seen * float(np.prod(self._exp.train.shape))
-    out = {"examples": seen, "epochs": seen / self._exp.train.length, "raw_bytes": raw,
-           "optic_nerve_years": logs.optic_years(raw)}
-    if steps > 0:
-      rate = steps / seconds
-      out |= {"images_per_s": rate * self._exp.config["batch"], "flops_per_s": rate * self._flops,
-              "input_wait": (waited - self._waited) / seconds}
-      if self._peak:
-        out["mfu"] = rate * self._flops / self._peak / jax.device_count()
-    if (memory := logs.device_memory()) is not None:
-      out["device_bytes"] = memory
-    self.reset(step)
-    return out
+class _Tell:
+  """What the loop tells of its steps: the bar, the log, and whether they are finite.
+
+  Attributes:
+    last: the newest logged scalars.
+  """
+
+  def __init__(self, exp: Experiment, write: logs.Writer, flops: float, data, first: int):
+    self.last: dict[str, float] = {}
+    self.bar = logs.Progress(total=exp.total, initial=first, label=exp.config["method"])
+    self._exp, self._write, self._every = exp, write, max(1, exp.config["log"]["every"])
+    self._watch = _Watch(exp.config["nonfinite"])
+    self._meter = logs.Meter(batch=exp.config["batch"], length=exp.train.length, shape=exp.train.shape,
+                             flops=flops, data=data, first=first)
+
+  def add(self, step: int, metrics, index: jax.Array) -> None:
+    self._watch.add(step, metrics, index)
+
+  def settle(self, upto: int) -> None:
+    """Reads the metrics of finished steps: stops on non-finite ones, and logs."""
+    for step, scalars in self._watch.read(upto):
+      if step % self._every == 0 or step == self._exp.total:
+        scalars |= self._meter.read(step) | {k: float(f(step)) for k, f in self._exp.schedules.items()}
+        self._write(step, scalars)
+        self.bar.update(step, scalars)
+        self.last.update(scalars)
+
+  def evaluated(self, step: int, probe) -> list[str]:
+    """Logs the scalars of probe() -> (scalars, alarms); its time is none of training. Returns the alarms."""
+    pause = time.monotonic()
+    scalars, alarms = probe()
+    if scalars:
+      self._write(step, scalars)
+      shown = "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in scalars.items())
+      self.bar.say(f"step {step}: {shown}")
+    self._meter.skip(time.monotonic() - pause)
+    return alarms
 
 
 class _Watch:
@@ -251,7 +244,7 @@ def _alarm(alarms: list[str], policy: str, bar: logs.Progress) -> None:
     raise Collapse("; ".join(alarms))
 
 
-def _refuse_other_run(workdir: Path, c: ConfigDict) -> None:
+def _compare_with_saved(workdir: Path, c: ConfigDict) -> None:
   """The workdir's config must name the same method and arguments; other changes are told.
 
   Raises:
@@ -260,7 +253,7 @@ def _refuse_other_run(workdir: Path, c: ConfigDict) -> None:
   if not (workdir / "config.json").exists() or not checkpoint.steps(workdir / "checkpoints"):
     return
   old, new = (_flat(json.loads(json.dumps(t, default=str))) for t in (
-      experiment.saved_config(workdir).to_dict(), configs.plain(c)))
+      initial.saved_config(workdir).to_dict(), configs.plain(c)))
   changed = [f"{k}: {old.get(k, 'absent')} in the workdir, {new.get(k, 'absent')} now"
              for k in sorted(old | new) if old.get(k, "absent") != new.get(k, "absent")]
   fatal = [line for line in changed
@@ -281,7 +274,7 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _record(workdir: Path, c: ConfigDict, table: str) -> None:
-  """config.json, parameters.txt and facts.json."""
+  """config.json, parameters.txt and facts.json; only the first process writes."""
   logs.write_json(workdir / "config.json", configs.plain(c))
   logs.write_json(workdir / "facts.json", logs.facts())
-  (workdir / "parameters.txt").write_text(table)
+  logs.write_text(workdir / "parameters.txt", table)

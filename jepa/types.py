@@ -61,7 +61,7 @@ class WorldModel(NamedTuple):
   in its file. A latent state is a pytree of arrays [B ...]."""
 
   encode: Callable[[Params, Extra, jax.Array], PyTree]            # image [B H W C] -> latent state
-  # (latent state, action [B A]) -> the next; standardised actions, but raw ones from experiment.world_model on
+  # (latent state, action [B A]) -> the next; standardised actions, but raw ones in Experiment.world
   predict: Callable[[Params, Extra, PyTree, jax.Array], PyTree]
   distance: Callable[[PyTree, PyTree], jax.Array]                 # of two latent states, f32 [B]
 

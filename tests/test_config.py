@@ -69,13 +69,16 @@ def test_module_by_name_and_by_dotted_path(tmp_path, monkeypatch):
   assert config.module("ijepa", "jepa.methods") is ijepa
   (tmp_path / "elsewhere_pkg").mkdir()
   (tmp_path / "elsewhere_pkg" / "__init__.py").touch()
-  (tmp_path / "elsewhere_pkg" / "paper.py").write_text("answer = 42\n")
+  (tmp_path / "elsewhere_pkg" / "paper.py").write_text("answer = 42\ndef make():\n  pass\n")
+  (tmp_path / "elsewhere_pkg" / "notes.py").write_text("answer = 42\n")
   (tmp_path / "elsewhere_pkg" / "broken.py").write_text("import not_installed_anywhere\n")
   monkeypatch.syspath_prepend(tmp_path)
   try:
     assert config.module("elsewhere_pkg.paper", "jepa.methods").answer == 42
     with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):     # its own error is not hidden
       config.module("elsewhere_pkg.broken", "jepa.methods")
+    with pytest.raises(ValueError, match="elsewhere_pkg.notes has no make. Known: .*ijepa"):
+      config.module("elsewhere_pkg.notes", "jepa.methods")
   finally:
     for name in [n for n in sys.modules if n.startswith("elsewhere_pkg")]:
       del sys.modules[name]

@@ -17,7 +17,7 @@ from PIL import Image
 import pytest
 
 from jepa import text
-from jepa.data import order, pipeline, source as source_lib, sources, splits
+from jepa.data import order, pipeline, source as sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 TFDS = pathlib.Path(os.environ.get("JEPA_DATA_DIR") or ROOT.parent / "shared" / "data" / "tfds")
@@ -45,7 +45,7 @@ def stream(source, batch=16, seed=0, process=0, processes=1, **kwargs):
 
 @pytest.fixture(scope="module")
 def small():
-  return sources.load("synthetic", "train", n=50, size=8)
+  return sources.make("synthetic", "train", n=50, size=8)
 
 
 @pytest.fixture
@@ -263,8 +263,8 @@ def test_prefetch_runs_only_so_far_ahead():
 def test_interpreter_exits_with_prefetch_running_and_sources_need_neither_jax_nor_tensorflow():
   code = """
 import sys
-from jepa.data import sources, pipeline
-s = sources.load("mnist5k", "train[:5%]")
+from jepa.data import pipeline, source as sources
+s = sources.make("mnist5k", "train[:5%]")
 assert not {"jax", "tensorflow", "tensorflow_datasets", "sklearn", "grain"} & set(sys.modules)
 ahead = pipeline.prefetch(pipeline.train(s, batch=8, seed=0, process=0, processes=1), dict)
 next(ahead)
@@ -344,7 +344,7 @@ def test_splits():
 
 
 def test_mnist5k_is_stratified_and_disjoint():
-  train, test, whole = (sources.load("mnist5k", s) for s in ("train", "test", "all"))
+  train, test, whole = (sources.make("mnist5k", s) for s in ("train", "test", "all"))
   assert (train.length, test.length, train.shape, train.classes) == (4000, 1000, (28, 28, 1), 10)
   assert [np.bincount(s.arrays["label"]).tolist() for s in (train, test)] == [[400] * 10, [100] * 10]
   rows = lambda s: {im.tobytes() for im in s.arrays["image"]}
@@ -358,10 +358,10 @@ def test_mnist5k_is_stratified_and_disjoint():
 
 
 def test_digits_and_synthetic():
-  train, test = (sources.load("digits", s) for s in ("train", "test"))
+  train, test = (sources.make("digits", s) for s in ("train", "test"))
   assert train.length + test.length == 1797 and train.shape == (8, 8, 1)
   assert train.arrays["image"].max() == 255
-  make = lambda split: sources.load("synthetic", split, n=200, size=8, channels=1, classes=3)
+  make = lambda split: sources.make("synthetic", split, n=200, size=8, channels=1, classes=3)
   train, test = make("train"), make("test")
   assert (train.length, test.length, train.shape, train.classes) == (200, 50, (8, 8, 1), 3)
   assert np.array_equal(train.arrays["image"], make("train").arrays["image"])
@@ -371,18 +371,64 @@ def test_digits_and_synthetic():
 
 
 @pytest.mark.parametrize("name, args, text", (
-    ("minst5k", {}, "did you mean 'mnist5k'"), ("folder", {"pth": 1}, "did you mean 'path'"),
-    ("folder", {"path": "x"}, "needs size"), ("mnist5k", {"size": 3}, "no argument")))
+    ("minst5k", {}, "did you mean 'mnist5k'.*Known: arrays, captions"),
+    ("folder", {"pth": 1}, "args.pth is not an option; did you mean 'path'.*Options: path, size"),
+    ("folder", {"path": "x"}, "config.data.args.size is missing: jepa.data.sources.folder.make needs it"),
+    ("mnist5k", {"size": 3}, "args.size is not an option"),
+    ("no_such.package", {}, "there is no no_such.package. Known: arrays")))
 def test_a_typo_is_told(name, args, text):
   with pytest.raises(ValueError, match=text):
-    sources.load(name, "train", **args)
+    sources.make(name, "train", **args)
+
+
+def test_a_source_of_another_repository(tmp_path, monkeypatch):
+  (tmp_path / "other_repository").mkdir()
+  (tmp_path / "other_repository" / "grey.py").write_text("""
+import numpy as np
+from jepa.data import splits
+
+def make(split, *, name, level=7):
+  image = np.full((40, 4, 4, 1), level, np.uint8)
+  return splits.source_of(name, split, image, np.arange(40) % 2)
+""")
+  monkeypatch.syspath_prepend(tmp_path)
+  source = sources.make("other_repository.grey", "test", name="grey", level=9)
+  assert (source.length, source.classes, source.shape, source.describe[:4]) == (8, 2, (4, 4, 1), "grey")
+  assert (source.arrays["image"] == 9).all() and next(stream(source, batch=4))["image"].shape == (4, 4, 4, 1)
+  with pytest.raises(ValueError, match="args.levle is not an option; did you mean 'level'"):
+    sources.make("other_repository.grey", "test", name="grey", levle=9)
+  with pytest.raises(ValueError, match="args.name is missing: other_repository.grey.make needs it"):
+    sources.make("other_repository.grey", "test")
+
+
+def test_a_source_is_a_file_and_is_imported_when_it_is_asked_for():
+  code = """
+import sys
+held = lambda: sorted(m for m in sys.modules if m.startswith("jepa.") and m not in before)
+before = set()
+from jepa.data import pipeline
+assert held() == ["jepa.config", "jepa.data", "jepa.data.order", "jepa.data.pipeline", "jepa.data.source"], held()
+before |= set(sys.modules)
+from jepa import config
+from jepa.data import source as sources
+names = config.names("jepa.data.sources")
+assert {"mnist5k", "world", "trajectories"} < set(names) and held() == ["jepa.data.sources"], held()
+before |= set(held())
+sources.make("synthetic", "train")
+assert held() == ["jepa.data.sources.synthetic", "jepa.data.splits"], held()
+print(*names)
+"""
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+  assert done.returncode == 0, done.stderr
+  files = sorted(path.stem for path in (ROOT / "jepa" / "data" / "sources").glob("[!_]*.py"))
+  assert done.stdout.split() == files
 
 
 # ---- folders
 
 
 def test_folder_skips_broken_files_and_names_them(pictures, warned):
-  source = sources.load("folder", "all", path=str(pictures), size=8, max_bad=0.1)
+  source = sources.make("folder", "all", path=str(pictures), size=8, max_bad=0.1)
   assert (source.length, source.classes, source.shape) == (37, 2, (8, 8, 3))
   assert np.bincount(source.arrays["label"]).tolist() == [18, 19]
   level = np.where(source.arrays["label"] == 0, 50, 200)[:, None, None, None]
@@ -392,7 +438,7 @@ def test_folder_skips_broken_files_and_names_them(pictures, warned):
 
 
 def test_folder_on_disk_equals_folder_in_memory(pictures, warned):
-  load = lambda **kwargs: sources.load("folder", "all", path=str(pictures), size=8, max_bad=0.1, **kwargs)
+  load = lambda **kwargs: sources.make("folder", "all", path=str(pictures), size=8, max_bad=0.1, **kwargs)
   disk, ram = load(in_memory=False), load(in_memory=True)
   assert disk.arrays is None and disk.length == ram.length
   reader = stream(disk, batch=8)
@@ -404,11 +450,11 @@ def test_folder_on_disk_equals_folder_in_memory(pictures, warned):
 
 def test_folder_refuses_too_many_broken_files(pictures, warned):
   with pytest.raises(ValueError, match=r"unreadable, more than max_bad = 0.01.*(01.jpeg|04.png|08.png)"):
-    sources.load("folder", "all", path=str(pictures), size=8)
+    sources.make("folder", "all", path=str(pictures), size=8)
   (pictures / "cat" / "01.jpeg").unlink()
   (pictures / "cat" / "04.png").unlink()
-  assert sources.load("folder", "all", path=str(pictures), size=8).length == 37       # one is always allowed
-  lazy = sources.load("folder", "all", path=str(pictures), size=8, in_memory=False)
+  assert sources.make("folder", "all", path=str(pictures), size=8).length == 37       # one is always allowed
+  lazy = sources.make("folder", "all", path=str(pictures), size=8, in_memory=False)
   for i in range(3):
     (pictures / "dog" / f"{i:02}.{('png', 'jpeg', 'webp')[i]}").write_bytes(b"gone")
   with pytest.raises(ValueError, match="more than max_bad"):
@@ -416,7 +462,7 @@ def test_folder_refuses_too_many_broken_files(pictures, warned):
 
 
 def test_folder_splits(tmp_path, pictures):
-  load = lambda split, path=pictures: sources.load("folder", split, path=str(path), size=8)
+  load = lambda split, path=pictures: sources.make("folder", split, path=str(path), size=8)
   for broken in ("cat/01.jpeg", "cat/04.png", "dog/08.png"):
     (pictures / broken).write_bytes(encoded((0, 0, 0)))
   assert [np.bincount(load(s).arrays["label"]).tolist() for s in ("train", "test")] == [[16, 16], [4, 4]]
@@ -436,20 +482,20 @@ def test_folder_splits(tmp_path, pictures):
 def test_flat_folder_is_unlabelled(tmp_path):
   for i in range(10):
     (tmp_path / f"{i}.png").write_bytes(encoded((i,) * 3))
-  source = sources.load("folder", "train", path=str(tmp_path), size=4, channels=1)
+  source = sources.make("folder", "train", path=str(tmp_path), size=4, channels=1)
   assert (source.length, source.classes, source.shape) == (8, 0, (4, 4, 1))
   assert (source.arrays["label"] == -1).all()
   (tmp_path / "cat").mkdir()
   (tmp_path / "cat" / "0.png").write_bytes(encoded((0, 0, 0)))
   with pytest.raises(ValueError, match="in none of the class folders"):
-    sources.load("folder", "train", path=str(tmp_path), size=4)
+    sources.make("folder", "train", path=str(tmp_path), size=4)
 
 
 def test_folder_that_is_missing_or_empty(tmp_path):
   with pytest.raises(FileNotFoundError, match="does not exist; set config.data.args.path"):
-    sources.load("folder", "train", path=str(tmp_path / "no"), size=8)
+    sources.make("folder", "train", path=str(tmp_path / "no"), size=8)
   with pytest.raises(ValueError, match="no images in"):
-    sources.load("folder", "train", path=str(tmp_path), size=8)
+    sources.make("folder", "train", path=str(tmp_path), size=8)
 
 
 def test_decode():
@@ -474,7 +520,7 @@ def rich(small):
   """As `small`, with a mask and captions."""
   arrays = small.arrays
   said = text.tokenise([f"number {i}" for i in range(50)], 12)
-  return source_lib.from_arrays(arrays["image"], arrays["label"], classes=4, describe="rich", text=said,
+  return sources.from_arrays(arrays["image"], arrays["label"], classes=4, describe="rich", text=said,
                             mask=arrays["image"][..., 0])
 
 
@@ -522,7 +568,7 @@ def captioned(tmp_path):
 
 
 def test_captions(captioned):
-  load = lambda split="all", **kwargs: sources.load("captions", split, path=str(captioned), size=8, **kwargs)
+  load = lambda split="all", **kwargs: sources.make("captions", split, path=str(captioned), size=8, **kwargs)
   source = load()
   assert (source.length, source.classes, source.shape, source.text) == (11, 0, (8, 8, 3), 64)
   assert (source.arrays["label"] == -1).all() and source.arrays["text"].dtype == np.int32
@@ -549,18 +595,18 @@ def test_captions_with_classes_and_a_broken_image(captioned, warned):
   captioned.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
   (captioned.parent / "images" / "4.png").write_bytes(b"no image")
   for in_memory in (True, False):
-    source = sources.load("captions", "all", path=str(captioned), size=8, in_memory=in_memory)
+    source = sources.make("captions", "all", path=str(captioned), size=8, in_memory=in_memory)
     assert (source.length, source.classes) == (10, 2) and any("4.png" in line for line in warned)
     examples = [source.get(i) for i in range(10)]
     assert [int(e["label"]) for e in examples] == [0, 1, 0, 1, 1, 0, 1, -1, -1, -1]
     assert text.detokenise(np.stack([e["text"] for e in examples]))[3:5] == ["level 3", "level 5"]
   (captioned.parent / "images" / "5.png").write_bytes(b"")
   with pytest.raises(ValueError, match="more than max_bad.*4.png"):
-    sources.load("captions", "all", path=str(captioned), size=8)
+    sources.make("captions", "all", path=str(captioned), size=8)
 
 
 def test_captions_that_do_not_fit(tmp_path, captioned):
-  load = lambda name="x.tsv", **kwargs: sources.load("captions", "all", path=str(tmp_path / name), size=8,
+  load = lambda name="x.tsv", **kwargs: sources.make("captions", "all", path=str(tmp_path / name), size=8,
                                                      **kwargs)
   with pytest.raises(FileNotFoundError, match="does not exist; set config.data.args.path"):
     load()
@@ -601,7 +647,7 @@ def test_arrays(tmp_path):
   np.savez(tmp_path / "b.npz", x_train=image[:40], y_train=label[:40], x_test=image[40:], y_test=label[40:])
   np.save(tmp_path / "c.npy", (image[..., 0] / 255).astype(np.float32))
   np.save(tmp_path / "d.npy", label)
-  load = lambda split, file, **kwargs: sources.load("npz", split, path=str(tmp_path / file), **kwargs)
+  load = lambda split, file, **kwargs: sources.make("npz", split, path=str(tmp_path / file), **kwargs)
   train, test = load("train", "a.npz"), load("test", "a.npz")
   assert (train.length, test.length, train.classes) == (40, 10, 5)
   assert np.bincount(test.arrays["label"]).tolist() == [2] * 5
@@ -622,7 +668,7 @@ def test_arrays(tmp_path):
 def test_arrays_that_do_not_fit(tmp_path, arrays, text):
   np.savez(tmp_path / "x.npz", **arrays)
   with pytest.raises(ValueError, match=text):
-    sources.load("arrays", "train", path=str(tmp_path / "x.npz"))
+    sources.make("arrays", "train", path=str(tmp_path / "x.npz"))
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -636,10 +682,10 @@ def test_nothing_is_unpickled(tmp_path):
   (tmp_path / "text.npz").write_text("no archive")
   for file in ("x.npz", "x.npy", "raw.npy", "text.npz"):
     with pytest.raises(ValueError, match="refused"):
-      sources.load("arrays", "train", path=str(tmp_path / file))
+      sources.make("arrays", "train", path=str(tmp_path / file))
   assert not (tmp_path / "exploded").exists()
   with pytest.raises(FileNotFoundError, match="does not exist"):
-    sources.load("arrays", "train", path=str(tmp_path / "no.npz"))
+    sources.make("arrays", "train", path=str(tmp_path / "no.npz"))
 
 
 # ---- TFDS
@@ -650,8 +696,8 @@ def test_tfds_reads_without_tensorflow():
   code = f"""
 import sys
 import numpy as np
-from jepa.data import sources
-load = lambda **kwargs: sources.load("tfds", "train[:300]", name="cifar10", data_dir={str(TFDS)!r}, **kwargs)
+from jepa.data import source as sources
+load = lambda **kwargs: sources.make("tfds", "train[:300]", name="cifar10", data_dir={str(TFDS)!r}, **kwargs)
 disk, ram = load(in_memory=False), load()
 assert (disk.length, disk.classes, disk.shape, disk.arrays) == (300, 10, (32, 32, 3), None), disk
 assert ram.arrays["image"].dtype == np.uint8
@@ -659,7 +705,7 @@ for i in (0, 7, 299):
   a, b = disk.get(i), ram.get(i)
   assert all(np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 assert load(size=16).shape == (16, 16, 3)
-test = sources.load("tfds", "test", name="cifar10:3.0.2", data_dir={str(TFDS)!r}, in_memory=False)
+test = sources.make("tfds", "test", name="cifar10:3.0.2", data_dir={str(TFDS)!r}, in_memory=False)
 assert test.length == 10000
 assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 print(disk.describe)
@@ -670,14 +716,14 @@ print(disk.describe)
 
 
 def test_tfds_says_what_is_missing_and_downloads_nothing(tmp_path, monkeypatch):
-  load = lambda: sources.load("tfds", "train", name="cifar10", data_dir=str(tmp_path / "data"))
+  load = lambda: sources.make("tfds", "train", name="cifar10", data_dir=str(tmp_path / "data"))
   with pytest.raises(FileNotFoundError, match="set config.data.args.data_dir.*tfds build cifar10"):
     load()
   (tmp_path / "data" / "mnist").mkdir(parents=True)
   with pytest.raises(FileNotFoundError, match="there: mnist.*tfds build cifar10 --file_format=array_record"):
     load()
   assert [p.name for p in tmp_path.rglob("*")] == ["data", "mnist"]
-  from jepa.data import tfds
+  from jepa.data.sources import tfds
   monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: None if name == "array_record" else name)
   with pytest.raises(ImportError, match="pip install array_record"):
     load()

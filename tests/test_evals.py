@@ -13,9 +13,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from jepa import evaluation
-from jepa.evals import collapse, features as F, knn, linear, suite
-from jepa.types import Features
+from jepa import evaluation, experiment
+from jepa.evals import classes as C, collapse, combine, features as F, knn, linear, logistic, lowshot, results
+from jepa.types import Features, Method
+from tests import runs
 
 
 def blobs(n=200, m=120, d=8, k=4, *, apart=1.5, seed=0):
@@ -70,20 +71,17 @@ def test_collect_drops_padding_and_keeps_order():
 
 
 def test_extract_reads_the_pipeline(monkeypatch):
-  import types
   def epoch(source, *, batch):
     for i in range(0, source.length, batch):
       yield ({"image": np.full((batch, 2), i, np.float32), "label": np.zeros(batch, np.int32)},
              min(batch, source.length - i))
-  fake = types.ModuleType("jepa.data.pipeline")
-  fake.epoch = epoch
-  import jepa.data
-  monkeypatch.setitem(sys.modules, "jepa.data.pipeline", fake)
-  monkeypatch.setattr(jepa.data, "pipeline", fake, raising=False)
-  x, y = F.extract(lambda b: Features(jnp.asarray(b["image"]), jnp.zeros((4, 1, 2))), FakeSource, batch=4)
-  assert x.shape == (7, 2) and y.shape == (7,) and x[-1, 0] == 4
+  monkeypatch.setattr(F.pipeline, "epoch", epoch)
+  embed = lambda params, extra, batch: Features(params * batch["image"] + extra, jnp.zeros((4, 1, 2)))
+  subject = F.Subject(FakeSource, FakeSource, Method(None, None, None, embed), 2.0, 1.0, batch=4)
+  x, y = F.extract(subject, FakeSource)
+  assert x.shape == (7, 2) and y.shape == (7,) and x[0, 0] == 1 and x[-1, 0] == 9
   with pytest.raises(ValueError, match="unknown pool 'pool'"):
-    F.extract(None, FakeSource, batch=4, pool="pool")
+    F.extract(subject, FakeSource, pool="pool")
 
 
 def test_pixels():
@@ -102,7 +100,7 @@ def test_standardise_is_safe_for_constant_dimensions():
   f = blobs()
   train = np.concatenate([f.train_x, np.full((200, 1), 0.1, np.float32)], 1)
   test = np.concatenate([f.test_x, np.full((120, 1), 5, np.float32)], 1)
-  a, b = F.standardise(f._replace(train_x=train, test_x=test))
+  a, b = C.standardise(f._replace(train_x=train, test_x=test))
   np.testing.assert_allclose(a[:, :-1].mean(0), 0, atol=1e-5)
   np.testing.assert_allclose(a[:, :-1].std(0), 1, atol=1e-5)
   assert (a[:, -1] == 0).all() and (b[:, -1] == 0).all()
@@ -115,8 +113,8 @@ def test_standardise_is_safe_for_constant_dimensions():
 def test_fit_equals_scikit_learn(penalty):
   f = blobs(apart=0.7)
   x, hot = jnp.asarray(f.train_x), jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
-  found = linear._fit(x, hot, jnp.full(200, 1 / 200), jnp.float32(penalty), jnp.zeros((8, 4)), jnp.zeros(4),
-                      tolerance=1e-5)
+  found = logistic.solve(x, hot, jnp.full(200, 1 / 200), jnp.float32(penalty), jnp.zeros((8, 4)),
+                         jnp.zeros(4), tolerance=1e-5)
   theirs = LogisticRegression(C=1 / (penalty * 200), tol=1e-8, max_iter=5000).fit(f.train_x, f.train_y)
   assert found.gradient < 1e-5 and found.iterations < 200
   np.testing.assert_allclose(found.weight.T, theirs.coef_, atol=2e-3 * np.abs(theirs.coef_).max())
@@ -129,8 +127,8 @@ def test_fit_with_weights_leaves_examples_out():
   hot = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
   start = jnp.zeros((8, 4)), jnp.zeros(4)
   w = jnp.asarray(np.arange(200) < 100, jnp.float32) / 100
-  a = linear._fit(f.train_x, hot, w, jnp.float32(0.01), *start, tolerance=1e-5)
-  b = linear._fit(f.train_x[:100], hot[:100], w[:100], jnp.float32(0.01), *start, tolerance=1e-5)
+  a = logistic.solve(f.train_x, hot, w, jnp.float32(0.01), *start, tolerance=1e-5)
+  b = logistic.solve(f.train_x[:100], hot[:100], w[:100], jnp.float32(0.01), *start, tolerance=1e-5)
   np.testing.assert_allclose(a.weight, b.weight, atol=2e-3)
 
 
@@ -140,56 +138,56 @@ def test_fit_survives_hard_starts():
   """
   f = blobs(apart=5)
   hot = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y])
-  good = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), jnp.zeros((8, 4)),
-                     jnp.zeros(4), tolerance=1e-5)
-  found = linear._fit(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), -100 * good.weight,
-                      jnp.zeros(4), tolerance=1e-5)
+  good = logistic.solve(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), jnp.zeros((8, 4)),
+                        jnp.zeros(4), tolerance=1e-5)
+  found = logistic.solve(f.train_x, hot, jnp.full(200, 1 / 200), jnp.float32(0.01), -100 * good.weight,
+                         jnp.zeros(4), tolerance=1e-5)
   assert found.gradient < 1e-5
   np.testing.assert_allclose(found.weight, good.weight, atol=2e-3)
 
 
 def test_a_metric_changes_the_way_and_not_the_minimum():
   f = blobs(apart=0.7)
-  x = jnp.asarray(F.standardise(f)[0]) @ jax.random.normal(jax.random.key(1), (8, 40))
+  x = jnp.asarray(C.standardise(f)[0]) @ jax.random.normal(jax.random.key(1), (8, 40))
   x = x + 0.05 * jax.random.normal(jax.random.key(0), x.shape)           # neighbours that are nearly equal
   hot, w = jnp.asarray(np.eye(4, dtype=np.float32)[f.train_y]), jnp.full(200, 1 / 200)
   start = jnp.zeros((40, 4)), jnp.zeros(4)
-  plain = linear._fit(x, hot, w, jnp.float32(1e-3), *start, tolerance=1e-5)
-  metric = linear._metric(linear._gram(x), x, *start, 1e-3)
-  found = linear._fit(x, hot, w, jnp.float32(1e-3), *start, metric, tolerance=1e-5)
+  plain = logistic.solve(x, hot, w, jnp.float32(1e-3), *start, tolerance=1e-5)
+  metric = logistic.metric_at(logistic.gram(x), x, *start, 1e-3)
+  found = logistic.solve(x, hot, w, jnp.float32(1e-3), *start, metric, tolerance=1e-5)
   assert found.gradient < 1e-5 and found.iterations < 0.6 * plain.iterations
   np.testing.assert_allclose(found.weight, plain.weight, atol=5e-3 * np.abs(plain.weight).max())
   theirs = LogisticRegression(C=1 / (1e-3 * 200), tol=1e-8, max_iter=5000)
   theirs.fit(np.asarray(x, np.float64), f.train_y)
   np.testing.assert_allclose(found.weight.T, theirs.coef_, atol=5e-3 * np.abs(theirs.coef_).max())
   # An inverse that f32 cannot have is left out, rather than spoil the fit.
-  assert np.array_equal(linear._metric(jnp.full((40, 40), jnp.nan), x, *start, 1e-3).weight, np.eye(40))
+  assert np.array_equal(logistic.metric_at(jnp.full((40, 40), jnp.nan), x, *start, 1e-3).weight, np.eye(40))
 
 
 def test_linear_probe():
-  row, = linear.probe(blobs(apart=4), row="a", seed=0)
+  row, = linear.evaluate(blobs(apart=4), row="a", seed=0)
   assert row["mean"] > 0.97 and row["sd"] == 0 and row["seeds"] == 1
   outcome = row["protocol"]["outcome"]
   assert outcome["converged"] and outcome["gradient_norm"] <= 1e-5 and outcome["penalty"] in linear.GRID
   assert row["protocol"]["counts"] == {"train": 200, "test": 120, "dim": 8, "classes": 4}
-  assert row["mean"] == linear.probe(blobs(apart=4), row="a", seed=0)[0]["mean"]
+  assert row["mean"] == linear.evaluate(blobs(apart=4), row="a", seed=0)[0]["mean"]
   constant = blobs()
   constant = constant._replace(train_x=np.ones_like(constant.train_x), test_x=np.ones_like(constant.test_x))
-  assert linear.probe(constant, row="a", seed=0)[0]["mean"] == pytest.approx(0.25)
+  assert linear.evaluate(constant, row="a", seed=0)[0]["mean"] == pytest.approx(0.25)
 
 
 def test_linear_probe_says_when_it_has_not_converged(caplog):
   with caplog.at_level("WARNING", logger="absl"):
-    row, = linear.probe(blobs(), row="pixels", seed=0, limit=1)
+    row, = linear.evaluate(blobs(), row="pixels", seed=0, limit=1)
   assert not row["protocol"]["outcome"]["converged"]
   assert "gradient norm" in caplog.text
 
 
 def test_lowshot_draws_are_a_function_of_seed_and_labels():
   y = blobs().train_y
-  a = linear.draw(y, labels=5, draws=3, seed=1)
-  np.testing.assert_array_equal(a, linear.draw(y, labels=5, draws=3, seed=1))
-  assert (a != linear.draw(y, labels=5, draws=3, seed=2)).any() and (a[0] != a[1]).any()
+  a = lowshot.draw(y, labels=5, draws=3, seed=1)
+  np.testing.assert_array_equal(a, lowshot.draw(y, labels=5, draws=3, seed=1))
+  assert (a != lowshot.draw(y, labels=5, draws=3, seed=2)).any() and (a[0] != a[1]).any()
   for subset in a:
     assert len(set(subset)) == 20
     np.testing.assert_array_equal(np.bincount(y[subset]), 5)
@@ -198,29 +196,29 @@ def test_lowshot_draws_are_a_function_of_seed_and_labels():
 @pytest.mark.parametrize("d", [8, 50])      # fewer and more dimensions than labels
 def test_lowshot_equals_scikit_learn_draw_by_draw(d):
   f = blobs(d=d, apart=0.4)
-  row, = linear.lowshot(f, row="a", seed=3, labels=5, draws=4, penalty=0.1, tolerance=1e-5)
-  x, test_x = F.standardise(f)
+  row, = lowshot.evaluate(f, row="a", seed=3, labels=5, draws=4, penalty=0.1, tolerance=1e-5)
+  x, test_x = C.standardise(f)
   theirs = [LogisticRegression(C=1 / (0.1 * 20), tol=1e-8,
                                max_iter=5000).fit(x[s], f.train_y[s]).score(test_x, f.test_y)
-            for s in linear.draw(f.train_y, labels=5, draws=4, seed=3)]
+            for s in lowshot.draw(f.train_y, labels=5, draws=4, seed=3)]
   np.testing.assert_allclose(row["protocol"]["outcome"]["accuracies"], theirs, atol=1.01 / 120)
   assert row["mean"] == pytest.approx(np.mean(theirs), abs=0.01) and row["seeds"] == 4 and row["sd"] > 0
 
 
 def test_lowshot_chooses_a_penalty_inside_the_subset():
-  row, = linear.lowshot(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
+  row, = lowshot.evaluate(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
   assert row["mean"] > 0.9 and len(row["protocol"]["outcome"]["penalties"]) == 2
-  again, = linear.lowshot(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
+  again, = lowshot.evaluate(blobs(apart=3), row="a", seed=0, labels=6, draws=2)
   assert again == row
 
 
 @pytest.mark.parametrize("labels", [2, 4])      # fewer than folds; 4 is one per cent of mnist5k
 def test_lowshot_of_very_few_labels(labels):
-  row, = linear.lowshot(blobs(apart=4), row="a", seed=0, labels=labels, draws=3)
+  row, = lowshot.evaluate(blobs(apart=4), row="a", seed=0, labels=labels, draws=3)
   assert row["mean"] > 0.8 and row["protocol"]["settings"]["folds"] == labels
   assert len(row["protocol"]["outcome"]["penalties"]) == 3
   assert row["protocol"]["outcome"]["gradient_norm"] <= 1e-4
-  assert f"({labels} labels a class)" in suite.table([row])
+  assert f"({labels} labels a class)" in results.table([row])
 
 
 def test_too_few_labels_is_a_clear_error():
@@ -228,11 +226,11 @@ def test_too_few_labels_is_a_clear_error():
   f.train_y[(f.train_y == 2) & (np.cumsum(f.train_y == 2) > 4)] = -1
   with pytest.raises(ValueError,
                      match="raw pixels: the low-shot probe draws 10 a class, but class 2 .* has only 4"):
-    linear.lowshot(f, row="raw pixels", seed=0)
+    lowshot.evaluate(f, row="raw pixels", seed=0)
   with pytest.raises(ValueError, match="two classes"):
-    linear.probe(f._replace(train_y=np.zeros_like(f.train_y)), row="a", seed=0)
+    linear.evaluate(f._replace(train_y=np.zeros_like(f.train_y)), row="a", seed=0)
   with pytest.raises(ValueError, match="penalty="):
-    linear.lowshot(f, row="a", seed=0, labels=1)
+    lowshot.evaluate(f, row="a", seed=0, labels=1)
 
 
 # kNN
@@ -308,7 +306,7 @@ def test_alarms_fire_and_do_not_fire():
   with pytest.raises(ValueError, match="did you mean 'rank_share'"):
     collapse.alarms({}, levels={"rank_shar": 1})
   steep = [{"row": evaluation.TRAINED, "metric": "alpha", "mean": 9.0}]
-  assert "alpha 9" in evaluation.alarms(steep, {})[0]                          # a config.eval of an older workdir
+  assert "alpha 9" in evaluation.alarms(steep, {})[0]                     # a config.eval of an older workdir
   assert evaluation.alarms(steep, {"levels": {"alpha": None}}) == []
   for x in (np.zeros((20, 16)), np.ones((20, 16))):
     stats = collapse.statistics(x)
@@ -321,24 +319,24 @@ def test_variance_ratio():
   assert collapse.variance_ratio(jnp.ones((8, 4)), jnp.asarray(z)) == pytest.approx(0)
 
 
-# The suite
+# Results
 
 
 def three_rows():
-  return {suite.PIXELS: blobs(apart=0.5), suite.UNTRAINED: blobs(apart=0.3), suite.TRAINED: blobs(apart=3)}
+  return dict(zip(results.ROWS, (blobs(apart=apart) for apart in (0.5, 0.3, 3))))
 
 
 @pytest.fixture(scope="module")
-def results():
-  return suite.run(["linear", "lowshot", "knn", "collapse"], three_rows(), seed=0,
-                   protocol={"data": "blobs", "step": 10, "seed": 0}, settings={"lowshot": {"draws": 3}})
+def measured():
+  return evaluation.run(["linear", "lowshot", "knn", "collapse"], three_rows(), seed=0,
+                        protocol={"data": "blobs", "step": 10, "seed": 0}, settings={"lowshot": {"draws": 3}})
 
 
-def test_table(results):
-  text = suite.table(results)
+def test_table(measured):
+  text = results.table(measured)
   lines = text.splitlines()
   assert (len({line.rstrip() for line in lines}) == 6
-          and [line.split("  ")[0] for line in lines[3:]] == list(suite.ROWS))
+          and [line.split("  ")[0] for line in lines[3:]] == list(results.ROWS))
   for title in ("linear probe", "(all labels)", "(10 labels a class)", "kNN", "RankMe", "mean feature",
                 "std"):
     assert title in "\n".join(lines[:2])
@@ -346,90 +344,168 @@ def test_table(results):
   assert "segmentation" not in text and "fine-tune" not in text     # nobody measured them
 
 
-def test_table_with_holes(results):
-  holes = [r for r in results if (r["row"], r["metric"]) != (suite.TRAINED, "knn")]
-  assert suite.table(holes).splitlines()[-1].split()[4:7].count("-") == 1
-  none = [r for r in results if r["metric"] != "knn"]
-  assert "kNN" not in suite.table(none) and " - " not in suite.table(none)
-  assert [c[0] for c in suite.columns(none)] == ["linear", "lowshot", "rankme", "std"]
-  titles, lines = suite.cells(none)                       # all of them, where nobody asks for less
-  assert len(titles) == len(suite.COLUMNS) == len(lines[0][1])
+def test_table_with_holes(measured):
+  holes = [r for r in measured if (r["row"], r["metric"]) != (results.TRAINED, "knn")]
+  assert results.table(holes).splitlines()[-1].split()[4:7].count("-") == 1
+  none = [r for r in measured if r["metric"] != "knn"]
+  assert "kNN" not in results.table(none) and " - " not in results.table(none)
+  assert [c[0] for c in results.columns(none)] == ["linear", "lowshot", "rankme", "std"]
+  shown = results.columns(measured)                         # asked for, and without a number
+  titles, lines = results.cells(none, shown)
+  assert len(titles) == len(shown) == len(lines[0][1]) and [texts[2] for _, texts, _ in lines] == ["-"] * 3
 
 
-def test_results_survive_json(results, tmp_path):
+def test_columns_stand_in_order_whoever_measured_first():
+  """Of rows, and of bare metrics."""
+  metrics = ["linear", "lowshot", "knn", "segment", "finetune", "rankme", "std", "open_loop",
+             "open_loop_still", "open_loop_mean_motion", "open_loop_shuffled", "position_error",
+             "position_error_still", "position_error_encoded"]
+  evaluators = {"rankme": "collapse", "std": "collapse", "steps": "knn"}
+  of = lambda m: "open_loop" if m.startswith(("open_loop", "position")) else evaluators.get(m, m)
+  rows = [results.result("a", m, 0.5, {"evaluator": of(m)}) for m in reversed([*metrics, "steps"])]
+  assert [c[0] for c in results.columns(rows)] == metrics
+  assert [c[0] for c in results.columns([{"metric": m} for m in reversed([*metrics, "steps"])])] == metrics
+  assert [m for m in metrics if results.kind(m) == "percent"] == metrics[:5]
+  assert results.kind("steps") == results.kind("segment_accuracy") == "number"
+  assert results.table(rows).splitlines()[-1].count("50.0") == 5
+
+
+def test_rows_of_an_evaluator_that_is_not_here_are_kept_and_not_shown(tmp_path, caplog):
+  rows = [results.result("a", "gloss", 0.5, {"evaluator": "no_such_lab.gloss"}),
+          results.result("a", "knn", 0.5, {"evaluator": "knn"})]
+  with caplog.at_level("WARNING", logger="absl"):
+    assert [c[0] for c in results.columns(rows)] == ["knn"]
+  assert "gloss has no column: there is no no_such_lab.gloss" in caplog.text
+  assert results.save(rows, tmp_path / "results.json") == rows
+
+
+def test_results_survive_json(measured, tmp_path):
   path = tmp_path / "run" / "results.json"
-  assert suite.save(results, path) == results
-  assert suite.load(path) == json.loads(json.dumps(results))
-  newer = [dict(r, mean=0.5) for r in results if r["metric"] == "knn"]
+  assert results.save(measured, path) == measured
+  assert results.read(path) == json.loads(json.dumps(measured))
+  newer = [dict(r, mean=0.5) for r in measured if r["metric"] == "knn"]
   later = [dict(r, mean=0.75, protocol=r["protocol"] | {"step": 20}) for r in newer]
-  merged = suite.save(newer + later, path)
-  assert len(merged) == len(results) + 3 and suite.load(path) == json.loads(json.dumps(merged))
-  assert suite.latest(merged)[suite.TRAINED, "knn"]["mean"] == 0.75
+  merged = results.save(newer + later, path)
+  assert len(merged) == len(measured) + 3 and results.read(path) == json.loads(json.dumps(merged))
+  assert results.latest(merged)[results.TRAINED, "knn"]["mean"] == 0.75
   assert [p.name for p in path.parent.iterdir()] == ["results.json"]
   path.write_text("[{")
   with pytest.raises(ValueError, match="not a results file"):
-    suite.save(results, path)
+    results.save(measured, path)
 
 
-def test_protocol_names_what_must_be_held_fixed(results):
-  for r in results:
+def test_protocol_names_what_must_be_held_fixed(measured):
+  for r in measured:
     assert r["protocol"]["data"] == "blobs" and isinstance(r["protocol"]["version"], int)
     assert {"evaluator", "standardisation", "counts", "settings"} <= set(r["protocol"])
 
 
 def test_protocol_by_row():
-  rows = suite.run(["knn"], three_rows(), seed=0, protocol={r: {"step": i} for i, r in enumerate(suite.ROWS)})
+  rows = evaluation.run(["knn"], three_rows(), seed=0,
+                        protocol={r: {"step": i} for i, r in enumerate(results.ROWS)})
   assert [r["protocol"]["step"] for r in rows] == [0, 1, 2]
 
 
-def test_suite_errors():
+def test_errors_of_a_run():
   with pytest.raises(ValueError, match="did you mean 'linear'.*knn"):
-    suite.run(["linaer"], three_rows(), seed=0, protocol={})
-  with pytest.raises(ValueError, match="'knn'.*neighbours"):
-    suite.run(["knn"], three_rows(), seed=0, protocol={}, settings={"knn": {"neighbours": 3}})
+    evaluation.run(["linaer"], three_rows(), seed=0, protocol={})
+  with pytest.raises(ValueError, match="results is no evaluator.*Known: collapse, finetune, knn"):
+    evaluation.run(["results"], three_rows(), seed=0, protocol={})
+  with pytest.raises(ValueError, match="did you mean 'lowshot'"):
+    evaluation.run(["knn"], three_rows(), seed=0, protocol={}, settings={"lowshots": {"draws": 3}})
+  with pytest.raises(ValueError, match="config.eval.args.knn.neighbours is not an option.*temperature"):
+    evaluation.run(["knn"], three_rows(), seed=0, protocol={}, settings={"knn": {"neighbours": 3}})
   rows = three_rows()
-  rows[suite.TRAINED].train_x[17, 2] = np.nan
+  rows[results.TRAINED].train_x[17, 2] = np.nan
   with pytest.raises(ValueError, match="trained encoder, train: 1 of 200 .* example 17"):
-    suite.run(["knn"], rows, seed=0, protocol={})
+    evaluation.run(["knn"], rows, seed=0, protocol={})
   rows = three_rows()
-  rows[suite.TRAINED].test_y[:] = 0
+  rows[results.TRAINED].test_y[:] = 0
   with pytest.raises(ValueError, match="same examples"):
-    suite.run(["knn"], rows, seed=0, protocol={})
+    evaluation.run(["knn"], rows, seed=0, protocol={})
 
 
 def test_unlabelled_sources_skip_what_needs_labels(caplog):
   f = blobs()
   f = f._replace(train_y=np.full_like(f.train_y, -1), test_y=np.full_like(f.test_y, -1))
   with caplog.at_level("INFO", logger="absl"):
-    rows = suite.run(["linear", "knn", "collapse"], {suite.TRAINED: f}, seed=0, protocol={})
+    rows = evaluation.run(["linear", "knn", "collapse"], {results.TRAINED: f}, seed=0, protocol={})
   assert {r["protocol"]["evaluator"] for r in rows} == {"collapse"}
 
 
+GLOSS = '''
+"""Gloss: the share of bright pixels of the test images, of every row that has images behind it."""
+from jepa.evals import results
+
+COLUMNS = (("gloss", "gloss", "(over {level})", "percent"), ("dullness", "dullness", "", "number"))
+
+
+def missing(features):
+  return "" if features.subject else "it needs images"
+
+
+def evaluate(features, *, row, seed, protocol, level=128):
+  value = (features.subject.test.arrays["image"] > level).mean()
+  record = {**protocol, "version": 1, "settings": {"level": level}}
+  return [results.result(row, "gloss", value, record), results.result(row, "dullness", 1 - value, record)]
+'''
+
+
+def test_an_evaluator_of_another_repository(tmp_path, monkeypatch, capsys, caplog):
+  """A dotted name in the config: its settings, its columns, and why it leaves a row out."""
+  (tmp_path / "some_lab").mkdir()
+  (tmp_path / "some_lab" / "gloss.py").write_text(GLOSS)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  c = runs.config("ijepa_digits")
+  c.eval.online, c.eval.final = ("knn",), ("collapse", "some_lab.gloss", "knn")
+  c.eval.args = dict(some_lab=dict(gloss=dict(level=100)), lowshot=dict(draws=2))
+  exp = experiment.build(c)
+  state = experiment.initial_state(exp)
+  evaluation.final(exp, state, tmp_path / "run")
+  head, second, _, *body = capsys.readouterr().out.splitlines()[:6]
+  assert [t.strip() for t in head.split("  ") if t] == ["kNN", "gloss", "RankMe", "mean feature", "dullness"]
+  assert "(over 100)" in second and [line.split("  ")[0] for line in body] == list(results.ROWS)
+  rows = results.latest(results.read(tmp_path / "run" / "results.json"))
+  found = rows[results.TRAINED, "gloss"]
+  assert found["protocol"]["evaluator"] == "some_lab.gloss"
+  assert found["protocol"]["settings"] == {"level": 100}
+  assert found["mean"] == (exp.test.arrays["image"] > 100).mean()
+  scalars, _ = evaluation.online(exp, tmp_path / "run")(state, 0, {})       # its settings are no mistake here
+  assert "eval/knn" in scalars and "eval/gloss" not in scalars
+  with pytest.raises(ValueError, match="config.eval.args.some_lab.gloss.levels is not .* mean 'level'"):
+    evaluation.run(["some_lab.gloss"], evaluation.floors(exp, exp.train, exp.test), seed=0, protocol={},
+                   settings={"some_lab": {"gloss": {"levels": 3}}})
+  with caplog.at_level("INFO", logger="absl"):
+    assert evaluation.run(["some_lab.gloss"], three_rows(), seed=0, protocol={}) == []
+  assert "some_lab.gloss skipped, since it needs images" in caplog.text
+  with pytest.raises(ValueError, match="there is no some_lab.glos"):
+    evaluation.run(["some_lab.glos"], three_rows(), seed=0, protocol={})
+
+
 def run_of(seed, mean, **protocol):
-  return [F.result(suite.TRAINED, "linear", mean,
-                   {"seed": seed, "step": 10, "version": 1, "outcome": {"x": mean}} | protocol)]
+  return [results.result(results.TRAINED, "linear", mean,
+                         {"seed": seed, "step": 10, "version": 1, "outcome": {"x": mean}} | protocol)]
 
 
 def test_combine():
-  row, = suite.combine([run_of(s, m) for s, m in enumerate((0.9, 0.8, 1.0))])
+  row, = combine.combine([run_of(s, m) for s, m in enumerate((0.9, 0.8, 1.0))])
   assert row["mean"] == pytest.approx(0.9) and row["sd"] == pytest.approx(0.1) and row["seeds"] == 3
   assert row["protocol"]["seed"] == [0, 1, 2]
   with pytest.raises(ValueError, match="differ in protocol.version: 1 and 2"):
-    suite.combine([run_of(0, 0.9), run_of(1, 0.9, version=2)])
+    combine.combine([run_of(0, 0.9), run_of(1, 0.9, version=2)])
   with pytest.raises(ValueError, match="run 2 of 2 has no 'linear'"):
-    suite.combine([run_of(0, 0.9), []])
+    combine.combine([run_of(0, 0.9), []])
 
 
 def test_combine_command(tmp_path):
   for s in range(2):
-    suite.save(run_of(s, 0.9 + 0.02 * s), tmp_path / str(s) / "results.json")
+    results.save(run_of(s, 0.9 + 0.02 * s), tmp_path / str(s) / "results.json")
   run = lambda *args: subprocess.run([sys.executable, "-m", "jepa.evals.combine", *map(str, args)],
                                      capture_output=True,
                                      text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
   done = run(tmp_path / "0", tmp_path / "1" / "results.json", "--out", tmp_path / "all.json")
   assert done.returncode == 0 and "91.0 ± 1.4" in done.stdout, done.stderr
-  assert suite.load(tmp_path / "all.json")[0]["seeds"] == 2
-  from jepa.evals import combine
+  assert results.read(tmp_path / "all.json")[0]["seeds"] == 2
   for bad in (["nowhere"], [str(tmp_path / "0"), str(tmp_path / "0")]):
     with pytest.raises(SystemExit):
       combine.main(bad)

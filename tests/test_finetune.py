@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jepa import evaluation, experiment
-from jepa.data import sources
-from jepa.evals import features as F, finetune, suite
-from jepa.types import Features
+from jepa.data import source as sources
+from jepa.evals import features as F, finetune, results
+from jepa.types import Features, Method
 from tests import runs
 
 SETTINGS = dict(epochs=8, lr=1e-2, batch=32, shift=0, weight_decay=0.0, warmup=0.1, clip=1.0)
@@ -32,7 +32,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def data():
-  load = lambda split: sources.load("synthetic", split, n=320, size=8, channels=1, classes=4)
+  load = lambda split: sources.make("synthetic", split, n=320, size=8, channels=1, classes=4)
   return load("train"), load("test")
 
 
@@ -95,18 +95,32 @@ def test_translate():
   assert len(seen) > 15
 
 
-def test_settings_are_checked(data):
+def test_settings_are_checked(data, monkeypatch):
   flat = np.zeros((2, 1), np.float32)
   bare = F.FeatureSet(flat, np.arange(2), flat, np.arange(2))
-  with pytest.raises(ValueError, match="raw pixels: there is no encoder"):
-    finetune.evaluate(bare, row="raw pixels", seed=0)
+  embed, params, extra = network()
+  pixels = bare._replace(subject=F.Subject(*data))
+  encoder = bare._replace(subject=F.Subject(*data, Method(None, None, None, embed), params, extra))
+  for features in (bare, pixels):
+    with pytest.raises(ValueError, match="raw pixels: no fine-tuning, since there is no encoder"):
+      finetune.evaluate(features, row="raw pixels", seed=0)
   with pytest.raises(ValueError, match="warmup = 1.5"):
-    finetune.evaluate(bare._replace(tune=lambda **_: (0.5, {"loss": 1.0})), row="a", seed=0, warmup=1.5)
+    finetune.evaluate(encoder, row="a", seed=0, warmup=1.5)
+  monkeypatch.setattr(finetune, "train", lambda *_, **settings: (0.5, {"loss": float("nan")}))
   with pytest.raises(ValueError, match="diverged.*lower config.eval.args.finetune.lr"):
-    finetune.evaluate(bare._replace(tune=lambda **_: (0.5, {"loss": float("nan")})), row="a", seed=0)
-  with pytest.raises(ValueError, match="'finetune'.*epoch"):
-    suite.run(["finetune"], {"a": bare._replace(tune=lambda **_: (0.5, {"loss": 1.0}))}, seed=0, protocol={},
-              settings={"finetune": {"epoch": 3}})
+    finetune.evaluate(encoder, row="a", seed=0)
+  with pytest.raises(ValueError, match="finetune.epoch is not an option; did you mean 'epochs'"):
+    evaluation.run(["finetune"], {"a": encoder}, seed=0, protocol={}, settings={"finetune": {"epoch": 3}})
+
+
+def test_a_batch_is_rounded_up_to_what_the_mesh_splits(data, monkeypatch):
+  embed, params, extra = network()
+  monkeypatch.setattr(finetune, "train", lambda *_, **settings: (0.5, settings | {"loss": 1.0}))
+  subject = F.Subject(*data, Method(None, None, None, embed), params, extra, pieces=8)
+  flat = np.zeros((2, 1), np.float32)
+  features = F.FeatureSet(flat, np.arange(2), flat, np.arange(2), subject)
+  row, = finetune.evaluate(features, row="a", seed=0, batch=30)
+  assert row["protocol"]["outcome"]["batch"] == 32 and row["protocol"]["settings"]["batch"] == 30
 
 
 def test_from_a_config_to_the_table_on_any_mesh(tmp_path, capsys):
@@ -119,9 +133,9 @@ def test_from_a_config_to_the_table_on_any_mesh(tmp_path, capsys):
       state = experiment.initial_state(exp)
       evaluation.final(exp, state, tmp_path / str(mesh["data"]), ["finetune"])
       jax.block_until_ready(state.params)                   # not donated
-    rows.append(suite.latest(suite.load(tmp_path / str(mesh["data"]) / "results.json")))
-  assert set(rows[0]) == {(r, "finetune") for r in (suite.UNTRAINED, suite.TRAINED)}
-  a, b = (r[suite.TRAINED, "finetune"] for r in rows)
+    rows.append(results.latest(results.read(tmp_path / str(mesh["data"]) / "results.json")))
+  assert set(rows[0]) == {(r, "finetune") for r in (results.UNTRAINED, results.TRAINED)}
+  a, b = (r[results.TRAINED, "finetune"] for r in rows)
   assert a["protocol"]["features"].startswith("pooled, encoder trained end to end")
   outcome, other = a["protocol"]["outcome"], b["protocol"]["outcome"]
   assert outcome["loss"] == pytest.approx(other["loss"], rel=1e-3) and outcome["steps"] == other["steps"]

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from jepa import checkpoint, config as configs, experiment, logs, plan, worlds
-from jepa.data import trajectories
+from jepa.data import recordings
+from jepa.data.recordings import pusht as pusht_format
 from jepa.data.source import Source
-from jepa.data.worlds import trajectory
-from jepa.evals import planning as evals, planning_host as host
-from jepa.planning import control
+from jepa.data.sources import trajectories
+from jepa.planning import agents, control, hosts
+from jepa.planning.protocol import RANDOM, STRAIGHT, TRAINED, Protocol
 from jepa.types import WorldModel
-from jepa.worlds import collect, gymnasium, pusht_gym
+from jepa.worlds import collect, gymnasium, host, pusht_gym
 from tests import runs
 
 PUSHT = Path(os.environ.get("JEPA_PUSHT", runs.ROOT.parent / "shared" / "data" / "pusht"))
@@ -71,11 +72,11 @@ def dot():
 
 @pytest.fixture(scope="module")
 def table(dot):
-  return host.make(DOT, size=16, tolerance=0.1, ahead=6)
+  return worlds.make(DOT, size=16, tolerance=0.1, ahead=6)
 
 
 def protocol(world, episodes, budget):
-  return evals.Protocol(world.name, world.version, {}, budget, episodes, 0, *world.texts)
+  return Protocol(world.name, world.version, {}, budget, episodes, 0, *world.texts)
 
 
 def moves(*actions, skip=1):
@@ -83,13 +84,13 @@ def moves(*actions, skip=1):
   actions = jnp.float32(actions).reshape(-1, 2 * skip)
   act = lambda key, seen, goal, t: (actions[jnp.minimum(t, len(actions) - 1)][None], jnp.float32(t), t + 1)
   nothing = lambda _: jnp.zeros(())
-  return evals.Agent(control.Policy(1, lambda key: jnp.int32(0), act), nothing, nothing)
+  return agents.Agent(control.Policy(1, lambda key: jnp.int32(0), act), nothing, nothing)
 
 
 # ---- the adapter ----
 
 def test_a_batch_is_its_environments_side_by_side(table, dot):
-  batch = gymnasium.Batch(table.driver, 3)
+  batch = host.Batch(table.driver, 3)
   batch.reset([5, 6, 5], np.zeros((3, 0)))
   alone = [dot(), dot()]
   start = np.stack([alone[0].reset(seed=5)[0], alone[1].reset(seed=6)[0]])
@@ -112,7 +113,7 @@ def test_problems_are_reached_by_their_actions_and_do_not_depend_on_how_many(tab
   found, _ = table.problems(3, 5)
   few, _ = table.problems(3, 2)
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:2], b), found, few)
-  batch = gymnasium.Batch(table.driver, 5)
+  batch = host.Batch(table.driver, 5)
   batch.reset(found.seed, found.start)
   for a in found.actions.swapaxes(0, 1):
     batch.step(a)
@@ -131,21 +132,21 @@ def test_smoothed_actions_are_uniform_and_keep_to_the_last():
 
 def test_pictures_are_resized_to_height_and_width():
   image = np.uint8([[0, 0, 255], [0, 0, 255]])
-  found = gymnasium.resized(image, (8, 3))
+  found = host.resized(image, (8, 3))
   assert found.shape == (8, 3, 1) and (found == np.uint8([0, 0, 255])[:, None]).all()
-  assert gymnasium.resized(np.stack([image] * 3, -1), (4, 6)).shape == (4, 6, 3)
+  assert host.resized(np.stack([image] * 3, -1), (4, 6)).shape == (4, 6, 3)
 
 
 def test_what_cannot_be_driven_is_refused(dot):
   with pytest.raises(ValueError, match="cannot make 'nope-v0'"):
-    host.make("gymnasium:nope-v0")
+    worlds.make("gymnasium:nope-v0")
   with pytest.raises(ValueError, match="planning needs a Box"):
-    host.make("gymnasium:CartPole-v1")
-  with pytest.raises(ValueError, match="--world_set.sise is not an option.*size"):
-    host.make(DOT, sise=3)
-  silent = host.make(DOT, args={"says": False})
+    worlds.make("gymnasium:CartPole-v1")
+  with pytest.raises(ValueError, match="gymnasium.sise is not an option.*size"):
+    worlds.make(DOT, sise=3)
+  silent = worlds.make(DOT, args={"says": False})
   with pytest.raises(ValueError, match="give tolerance"):
-    host.run(silent, moves([0, 0]), protocol(silent, 1, 1), silent.problems(0, 1)[0])
+    hosts.run(silent, moves([0, 0]), protocol(silent, 1, 1), silent.problems(0, 1)[0])
   with pytest.raises(RuntimeError, match="pip install something"):
     gymnasium.library("no_such_module", "something")
 
@@ -154,9 +155,9 @@ def test_what_cannot_be_driven_is_refused(dot):
 
 def test_episodes_stop_at_success_and_at_their_end(table):
   """Up until y > 0.95, as the environment tells; to the right until it is over, which is no success."""
-  world = host.make(DOT, size=16)
+  world = worlds.make(DOT, size=16)
   problems, _ = world.problems(0, 3)
-  up, episode, films = host.run(world, moves([0, 1]), protocol(world, 3, 9), problems, chunk=2)
+  up, episode, films = hosts.run(world, moves([0, 1]), protocol(world, 3, 9), problems, chunk=2)
   y = episode.states[:, 0, 1]
   needed = np.ceil((0.95 - y) / 0.1).astype(int)
   assert up["successes"] == 3 and episode.live.sum(1).tolist() == needed.tolist() == [len(f) - 1 for f in films]
@@ -164,13 +165,14 @@ def test_episodes_stop_at_success_and_at_their_end(table):
     assert (episode.states[i, n, 1] > 0.95) and (episode.states[i, n:] == episode.states[i, n]).all()
     np.testing.assert_array_equal(episode.live[i], np.arange(9) < n)
   np.testing.assert_array_equal(episode.energies, [np.arange(9.0)] * 3)
-  right, episode, _ = host.run(world, moves([1, 0]), protocol(world, 3, 9), problems)
+  right, episode, _ = hosts.run(world, moves([1, 0]), protocol(world, 3, 9), problems)
   assert right["successes"] == 0 and (episode.live.sum(1) < 9).all() and (episode.states[:, -1, 0] == 1).all()
 
 
 def test_an_action_of_two_steps_is_one_after_the_other(table):
   problems, _ = table.problems(0, 3)
-  run = lambda agent, budget=5, chunk=25: host.run(table, agent, protocol(table, 3, budget), problems, chunk=chunk)[1]
+  run = lambda agent, budget=5, chunk=25: hosts.run(table, agent, protocol(table, 3, budget), problems,
+                                                    chunk=chunk)[1]
   far = [[-.9, .1], [.3, -.8], [-.9, .1], [.3, -.8]]
   one, two = run(moves(*far)), run(moves(*far, skip=2))
   np.testing.assert_array_equal(one.actions[:, :4], two.actions[:, :4])
@@ -178,8 +180,8 @@ def test_an_action_of_two_steps_is_one_after_the_other(table):
   assert two.states.shape == (3, 6, 2) and two.energies.shape == (3, 3)
   np.testing.assert_array_equal(two.states, run(moves(*far, skip=2), chunk=2).states)
   with pytest.raises(ValueError, match="3 numbers, those of .* 2"):
-    run(evals.Agent(control.Policy(1, lambda k: (), lambda k, s, g, m: (jnp.zeros((1, 3)), jnp.float32(0), m)),
-                    lambda s: s.state, lambda p: jnp.zeros(())))
+    wide = control.Policy(1, lambda k: (), lambda k, s, g, m: (jnp.zeros((1, 3)), jnp.float32(0), m))
+    run(agents.Agent(wide, lambda s: s.state, lambda p: jnp.zeros(())))
 
 
 def seeing(skip):
@@ -202,16 +204,18 @@ def test_a_planner_reaches_what_it_sees(table):
   stored = {"normaliser": {"action": {"mean": np.full(4, 0.2, np.float32), "std": np.full(4, 0.4, np.float32)}}}
   both = np.kron(np.ones((2, 2)) + 1e-3 * np.eye(2), 0.4 * np.eye(2)).astype(np.float32)        # the two alike
   for extra, root in (({}, None), (stored, None), (stored, np.linalg.cholesky(both))):
-    agent = host.planned(table, seeing(2), {}, extra, root=root, **search)
-    found, episode, _ = host.run(table, agent, ask, problems, chunk=4)
+    agent = hosts.planned(table, seeing(2), {}, extra, root=root, **search)
+    found, episode, _ = hosts.run(table, agent, ask, problems, chunk=4)
     assert found["successes"] == 8 and (np.abs(episode.actions) <= 1 + 1e-6).all()
-  again = host.run(table, agent, ask, problems, chunk=4)[1]
+  again = hosts.run(table, agent, ask, problems, chunk=4)[1]
   np.testing.assert_array_equal(again.states, episode.states)
-  walk, _, _ = host.run(table, host.floors(table)[evals.RANDOM], ask, problems)
-  replay, _, _ = host.run(table, host.floors(table)[host.REPLAY], ask, problems)
+  walk, _, _ = hosts.run(table, hosts.floors(table)[RANDOM], ask, problems)
+  replay, _, _ = hosts.run(table, hosts.floors(table)[hosts.REPLAY], ask, problems)
   assert walk["successes"] < 8 == replay["successes"]
+  with pytest.raises(ValueError, match="tree plans step by step, which is not possible in gymnasium:"):
+    hosts.planned(table, seeing(2), {}, {}, **search | {"name": "tree"})
   with pytest.raises(ValueError, match="trained on actions of 4 numbers"):
-    host.planned(table, seeing(3), {}, stored, **search | {"skip": 3})
+    hosts.planned(table, seeing(3), {}, stored, **search | {"skip": 3})
 
 
 def test_the_root_of_actions_is_that_of_their_covariance():
@@ -219,7 +223,7 @@ def test_the_root_of_actions_is_that_of_their_covariance():
   mix = np.array([[1.0, 0.5, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 0.0]])        # the third never moves
   actions = (rng.standard_normal((500, 4, 3)) @ mix + 7).astype(np.float32)
   source = Source(length=500, classes=0, shape=(), get=None, arrays={"action": actions}, describe="")
-  root = host.root_of(source, windows=500)
+  root = hosts.root_of(source, windows=500)
   np.testing.assert_allclose(root @ root.T, np.cov(actions.reshape(-1, 3).T), atol=2e-6)
 
 
@@ -228,10 +232,10 @@ def test_pictures_are_drawn_only_for_those_who_look(table):
   seen = []
   image = lambda env, o: seen.append(0) or table.driver.image(env, o)
   watched = table._replace(driver=table.driver._replace(image=image))
-  host.run(watched, host.floors(table)[evals.RANDOM], protocol(table, 2, 4), problems, films=0)
+  hosts.run(watched, hosts.floors(table)[RANDOM], protocol(table, 2, 4), problems, films=0)
   assert not seen
-  agent = host.planned(watched, seeing(1), {}, {}, horizon=2, every=2, name="shooting", samples=4)
-  _, episode, _ = host.run(watched, agent, protocol(table, 2, 4), problems, films=0)
+  agent = hosts.planned(watched, seeing(1), {}, {}, horizon=2, every=2, name="shooting", samples=4)
+  _, episode, _ = hosts.run(watched, agent, protocol(table, 2, 4), problems, films=0)
   assert len(seen) == 2 + episode.live[:, 0].sum() > 2                # two looks at what has moved
 
 
@@ -242,7 +246,7 @@ def test_the_command(tmp_path, table, capsys):
   exp = experiment.build(c)
   with checkpoint.open(tmp_path / "checkpoints") as saver:
     checkpoint.save(saver, experiment.initial_state(exp), data={}, config={})
-  rows = [host.REPLAY, evals.TRAINED]
+  rows = [hosts.REPLAY, TRAINED]
   with flagsaver.flagsaver():
     flags.FLAGS(["plan", f"--workdir={tmp_path}", f"--world={DOT}", "--world_set=tolerance=0.1",
                  "--world_set=ahead=6", "--episodes=3", "--budget=6", "--horizon=2", "--every=1", "--set=samples=8",
@@ -250,9 +254,9 @@ def test_the_command(tmp_path, table, capsys):
                  f"--rows={','.join(rows)}"])
     plan._main()
   saved = json.loads((tmp_path / "planning" / "results.json").read_text())
-  assert list(saved["rows"]) == rows and saved["rows"][host.REPLAY]["success"] == 1
+  assert list(saved["rows"]) == rows and saved["rows"][hosts.REPLAY]["success"] == 1
   assert saved["protocol"]["world_args"] == {"size": 16, "tolerance": 0.1, "ahead": 6}
-  assert saved["planner"]["frameskip"] == 2 and host.REPLAY in capsys.readouterr().out
+  assert saved["planner"]["frameskip"] == 2 and hosts.REPLAY in capsys.readouterr().out
   assert len(list((tmp_path / "planning").glob("episode*.gif"))) == 3
 
 
@@ -261,14 +265,14 @@ def test_the_command(tmp_path, table, capsys):
 @pytest.fixture(scope="module")
 def pusht():
   library("gym_pusht", "gym-pusht")
-  return pusht_gym.make()
+  return pusht_gym.make_hosted()
 
 
 @pytest.fixture(scope="module")
 def demonstrations():
   if not (PUSHT / "pusht_demos.npz").exists():
     pytest.skip(f"the PushT demonstrations are not in {PUSHT} (JEPA_PUSHT)")
-  return trajectories.load(PUSHT, images=False)
+  return recordings.read(PUSHT, images=False)
 
 
 def test_pusht_states_are_set_exactly(pusht):
@@ -303,8 +307,8 @@ def test_pusht_success(pusht):
 
 def test_pusht_is_what_was_recorded(pusht, demonstrations):
   """Frames drawn from states are the recorded ones; recorded actions lead where they led, twice the same."""
-  first = pusht_gym.make(size=96)
-  frames = trajectories.READERS["pusht"](PUSHT, "").frames(3)
+  first = pusht_gym.make_hosted(size=96)
+  frames = pusht_format.read(PUSHT, "").frames(3)
   begin = int(demonstrations.ends[2])
   env = first.driver.open()
   for t in (0, 40):
@@ -325,9 +329,10 @@ def test_pusht_is_what_was_recorded(pusht, demonstrations):
 
 def test_pusht_protocol(demonstrations, pusht):
   """Problems are of held-out episodes, none solved at its start; recorded actions solve them, standing still none."""
-  world = pusht_gym.make(path=str(PUSHT), size=32)
+  world = pusht_gym.make_hosted(path=str(PUSHT), size=32)
   problems, facts = world.problems(0, 6)
-  held_out = trajectories.episodes(demonstrations.ends)[trajectories.split(len(demonstrations.ends))["test"]]
+  spans = recordings.episodes(demonstrations.ends)
+  held_out = spans[trajectories.split(len(spans))["test"]]
   steps = np.concatenate([np.arange(*span) for span in held_out])
   for start, goal, actions in zip(problems.start, problems.goal.state, problems.actions):
     at, = steps[(demonstrations.state[steps] == start).all(1)]
@@ -335,14 +340,14 @@ def test_pusht_protocol(demonstrations, pusht):
     np.testing.assert_allclose(goal, demonstrations.state[at + 25] % np.float32([999] * 4 + [2 * np.pi]), rtol=1e-5)
   assert facts["left_out_since_solved"] < 0.01 * facts["candidates"] and facts["candidates"] > 4000
   assert problems.goal.image.shape == (6, 32, 32, 3)
-  short, much = pusht_gym.make(path=str(PUSHT), size=8, ahead=3).problems(0, 30)
+  short, much = pusht_gym.make_hosted(path=str(PUSHT), size=8, ahead=3).problems(0, 30)
   assert much["left_out_since_solved"] > 0.3 * much["candidates"]
   assert not pusht_gym.success(short.start, short.goal.state).any()
-  floors, ask = host.floors(world), protocol(world, 6, 26)
-  stay, _, _ = host.run(world, floors[host.STAY], ask, problems, films=0)
-  replay, episode, films = host.run(world, floors[host.REPLAY], ask, problems, films=1)
+  floors, ask = hosts.floors(world), protocol(world, 6, 26)
+  stay, _, _ = hosts.run(world, floors[hosts.STAY], ask, problems, films=0)
+  replay, episode, films = hosts.run(world, floors[hosts.REPLAY], ask, problems, films=1)
   assert stay["successes"] == 0 and replay["successes"] == 6
-  straight, at, _ = host.run(world, floors[evals.STRAIGHT], ask, problems, films=0)
+  straight, at, _ = hosts.run(world, floors[STRAIGHT], ask, problems, films=0)
   assert (np.linalg.norm(at.states[:, -1, :2] - problems.goal.state[:, :2], axis=-1) < 20).all()
   with pytest.raises(ValueError, match="problems of 25 steps"):
     world.problems(0, 10**6)
@@ -354,10 +359,10 @@ def test_collected_trajectories_are_those_of_the_world(tmp_path):
   args = dict(episodes=3, length=7, seed=5)
   for name in ("a", "b"):
     collect.collect(tmp_path / f"{name}.npz", "two_rooms", {"random": True}, **args)
-  found, again = trajectories.load(tmp_path / "a.npz"), trajectories.load(tmp_path / "b.npz")
+  found, again = recordings.read(tmp_path / "a.npz"), recordings.read(tmp_path / "b.npz")
   jax.tree.map(np.testing.assert_array_equal, found, again)
   world = worlds.make("two_rooms", random=True)
-  make = jax.jit(lambda i: trajectory(world, 7, 5, i))
+  make = jax.jit(lambda i: worlds.trajectory(world, 7, 5, i))
   for i in range(3):
     made = make(i)
     np.testing.assert_array_equal(found.image[7 * i:7 * i + 7], made["image"])
@@ -372,7 +377,7 @@ def test_collected_trajectories_are_those_of_the_world(tmp_path):
 
 def test_an_episode_that_ends_is_followed_by_another(tmp_path, table):
   collect.collect(tmp_path / "dot.npz", DOT, {"size": 8}, episodes=3, length=40)
-  found = trajectories.load(tmp_path / "dot.npz")
+  found = recordings.read(tmp_path / "dot.npz")
   assert len(found.image) == 120 and found.image.shape[1:] == (8, 8, 3) and {40, 80, 120} < set(found.ends)
   last = found.ends - 1
   assert not found.action[last].any() and found.action[:-1].any(1).sum() == 120 - len(last)

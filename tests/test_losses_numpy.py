@@ -86,7 +86,7 @@ def cross_entropy_(logits, label, smoothing=0.0):
   return total / len(logits)
 
 
-def agreement_(z):
+def invariance_(z):
   v, b, d = z.shape
   return sum((z[i, n, c] - sum(z[:, n, c]) / v) ** 2
              for i in range(v) for n in range(b) for c in range(d)) / (v * b * d)
@@ -209,7 +209,7 @@ def adversarial_(real, fake):
           mean([-math.log(1 - sigmoid(x)) for x in real]) + mean([-math.log(sigmoid(x)) for x in fake]))
 
 
-def cosine_(p, t):
+def normalised_mse_(p, t):
   terms = [2 - 2 * unit_(p[at]) @ unit_(t[at]) for at in np.ndindex(p.shape[:-1])]
   return sum(terms) / len(terms)
 
@@ -296,7 +296,7 @@ CASES = {
                           lambda x: cross_entropy_(x, LABEL), (normal(B, K, scale=3),)),
     "cross_entropy, smoothed": Case(lambda x: contrastive.cross_entropy(x, LABEL, 0.1),
                                     lambda x: cross_entropy_(x, LABEL, 0.1), (normal(B, K, scale=3),)),
-    "agreement": Case(lambda z: redundancy.agreement(z), agreement_, (VIEWS,)),
+    "invariance": Case(lambda z: redundancy.invariance(z), invariance_, (VIEWS,)),
     "variance": Case(lambda z: redundancy.variance(z), variance_, (VIEWS[0],)),
     "covariance": Case(lambda z: redundancy.covariance(z), covariance_, (SKEWED,)),
     "barlow_twins": Case(lambda a, b: redundancy.barlow_twins(a, b), barlow_twins_, PAIR),
@@ -326,7 +326,7 @@ CASES = {
     "adversarial": Case(lambda r, f: reconstruction.adversarial(r, f), adversarial_,
                         (normal(B, scale=3), normal(B, seed=1, scale=3))),
     "unit": Case(lambda x: prediction.unit(x), lambda x: np.array([unit_(r) for r in x]), (VIEWS[0],)),
-    "cosine": Case(lambda p, t: prediction.cosine(p, t), cosine_, TOKENS),
+    "normalised_mse": Case(lambda p, t: prediction.normalised_mse(p, t), normalised_mse_, TOKENS),
     "spread": Case(lambda z: prediction.spread(z), spread_, (VIEWS,)),
     "sigreg": Case(lambda z: sigreg.sigreg(z, KEY, slices=5), lambda z: sigreg_(z, 5), (VIEWS[0],)),
     "centre": Case(lambda h: prediction.centre(h), centre_, (TOKENS[0],)),
@@ -376,7 +376,7 @@ SCALARS = {                              # of two views z [2 B D]; what is drawn
     "clip": lambda z: contrastive.clip(z[0], z[1], jnp.float32(14.0)),
     "siglip": lambda z: contrastive.siglip(z[0], z[1], jnp.float32(10.0), jnp.float32(-5.0)),
     "cross_entropy": lambda z: contrastive.cross_entropy(z[0], _LABEL(z), 0.1),
-    "agreement": redundancy.agreement,
+    "invariance": redundancy.invariance,
     "variance": lambda z: redundancy.variance(z[0]),
     "covariance": lambda z: redundancy.covariance(z[0]),
     "barlow_twins": lambda z: sum(redundancy.barlow_twins(z[0], z[1])),
@@ -391,7 +391,7 @@ SCALARS = {                              # of two views z [2 B D]; what is drawn
     "absolute": lambda z: reconstruction.absolute(z[0], z[1]).mean(),
     "gaussian_kl": lambda z: reconstruction.gaussian_kl(z[0], z[1]),
     "adversarial": lambda z: sum(reconstruction.adversarial(z[0, :, 0], z[1, :, 0])),
-    "cosine": lambda z: prediction.cosine(z[0], z[1]),
+    "normalised_mse": lambda z: prediction.normalised_mse(z[0], z[1]),
     "smooth_l1": lambda z: prediction.smooth_l1(z[0], prediction.layer_norm(z[1]), z[0, :, 0] >= 0),
     "centre": lambda z: jnp.abs(prediction.centre(z[0][:, None] * jnp.linspace(1, 2, 3)[:, None])).mean(),
 }

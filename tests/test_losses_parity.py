@@ -94,14 +94,14 @@ def test_vicreg(scale):
   def ours(a, b):
     varied = (redundancy.variance(a) + redundancy.variance(b)) / 2
     covaried = redundancy.covariance(a) + redundancy.covariance(b)
-    return 25 * 4 * redundancy.agreement(jnp.stack([a, b])) + 25 * varied + covaried
+    return 25 * 4 * redundancy.invariance(jnp.stack([a, b])) + 25 * varied + covaried
   compare("VICRegLoss", ours, lightly.VICRegLoss(), *(scale * views(2)))
 
 
-def test_cosine():
+def test_normalised_mse():
   """Theirs is the mean of -cos, BYOL's is that of 2 - 2 cos."""
   theirs = lightly.NegativeCosineSimilarity()
-  compare("NegativeCosineSimilarity", prediction.cosine, lambda a, b: 2 + 2 * theirs(a, b), *views(2))
+  compare("NegativeCosineSimilarity", prediction.normalised_mse, lambda a, b: 2 + 2 * theirs(a, b), *views(2))
 
 
 def test_dino():

@@ -60,7 +60,7 @@ def reference(name):
 def crossing(name):
   """In every run of the tests: the methods with statistics over the batch that are not tried on every mesh, one of
   a kind."""
-  slow = runs.config(name).method in EACH + ALIKE or name in FAST
+  slow = runs.METHODS[name] in EACH + ALIKE or name in FAST
   return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 

@@ -10,32 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import experiment, plan, train, worlds
-from jepa.evals import planning as evals, planning_report
+from jepa import command as commands, config, experiment, plan, train, worlds
+from jepa.planning import acting, agents
+from jepa.planning.protocol import STRAIGHT, TRAINED, Protocol, problem_keys, wilson
+from jepa.reports import planning as pictures
 from tests import runs
 
 
 def test_wilson_is_the_published_interval():
   # 20 of 20 and 0 of 20 (Newcombe, 1998), 81 of 263
-  assert evals.wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
-  assert evals.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-  assert evals.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+  assert wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+  assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+  assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
 def rooms():
   """A world, and a protocol short enough for a test."""
   world = worlds.make("two_rooms")
-  return world, evals.Protocol("two_rooms", world.version, {}, 60, 16, 0)
+  return world, Protocol("two_rooms", world.version, {}, 60, 16, 0)
 
 
 def test_the_true_simulator_beats_a_random_walk(rooms):
   world, protocol = rooms
-  energy = evals.of_world(world, horizon=30)
-  oracle = evals.planned(world, *energy, name="mppi", horizon=30, every=6, samples=64, iterations=2, std=1.5,
-                         temperature=50.0)
-  found, episode = evals.run(world, oracle, protocol, chunk=8)
-  walk, _ = evals.run(world, evals.random(world), protocol, chunk=8)
+  energy = agents.of_world(world, horizon=30)
+  oracle = agents.planned(world, *energy, name="mppi", horizon=30, every=6, samples=64, iterations=2, std=1.5,
+                          temperature=50.0)
+  found, episode = acting.run(world, oracle, protocol, chunk=8)
+  walk, _ = acting.run(world, agents.random(world), protocol, chunk=8)
   assert found["success"] > walk["success"] + 0.2
   assert found["low"] < found["success"] <= found["high"] and found["episodes"] == 16
   assert episode.live.shape == (16, 60) and episode.done.sum() == found["successes"]
@@ -45,15 +47,16 @@ def test_episodes_that_take_turns_are_those_run_whole(rooms, monkeypatch):
   """Whichever share a call or run beside it, and after others have ended; what is left of an ended episode stays as
   it was."""
   world, protocol = rooms
-  plan = evals.planned(world, *evals.of_world(world, horizon=6), name="shooting", horizon=6, every=4, samples=8)
+  plan = agents.planned(world, *agents.of_world(world, horizon=6), name="shooting", horizon=6, every=4,
+                        samples=8)
   protocol = protocol._replace(episodes=7, budget=22)         # no whole number of looks
-  _, many = evals.run(world, plan, protocol, chunk=7)
-  monkeypatch.setattr(evals, "processors", lambda: 2)
-  _, few = evals.run(world, plan, protocol, chunk=3)
+  _, many = acting.run(world, plan, protocol, chunk=7)
+  monkeypatch.setattr(acting, "processors", lambda: 2)
+  _, few = acting.run(world, plan, protocol, chunk=3)
   jax.tree.map(np.testing.assert_array_equal, few, many)
   assert few.live.shape == (7, 22) and few.energies.shape == (7, 6)
   near = world._replace(success=lambda state, goal: jnp.abs(state.position - goal.position).max() < 30)
-  found, short = evals.run(near, plan, protocol, chunk=3)
+  found, short = acting.run(near, plan, protocol, chunk=3)
   taken = short.live.sum(1)
   assert 0 < found["successes"] and len(set(taken)) > 2
   for i in np.flatnonzero(short.done):
@@ -66,7 +69,7 @@ def test_episodes_that_take_turns_are_those_run_whole(rooms, monkeypatch):
 def test_a_failure_beside_others_is_told(rooms, monkeypatch):
   """And the others end with their turn."""
   world, protocol = rooms
-  turns, write = [], evals._write
+  turns, write = [], acting._write
 
   def broken(record, episodes, *rest):
     turns.append(len(episodes))
@@ -74,17 +77,17 @@ def test_a_failure_beside_others_is_told(rooms, monkeypatch):
       raise OSError("no space left")
     write(record, episodes, *rest)
 
-  monkeypatch.setattr(evals, "_write", broken)
-  monkeypatch.setattr(evals, "processors", lambda: 2)
+  monkeypatch.setattr(acting, "_write", broken)
+  monkeypatch.setattr(acting, "processors", lambda: 2)
   with pytest.raises(OSError, match="no space"):
-    evals.run(world, evals.random(world), protocol._replace(budget=100_000), chunk=8)
+    acting.run(world, agents.random(world), protocol._replace(budget=100_000), chunk=8)
   assert sum(turns) < 8 * 1000
 
 
 def test_every_policy_meets_the_same_problems(rooms):
   world, protocol = rooms
-  _, a = evals.run(world, evals.random(world), protocol, chunk=8)
-  _, b = evals.run(world, evals.straight(world), protocol, chunk=16)
+  _, a = acting.run(world, agents.random(world), protocol, chunk=8)
+  _, b = acting.run(world, agents.straight(world), protocol, chunk=16)
   np.testing.assert_array_equal(a.states.position[:, 0], b.states.position[:, 0])
 
 
@@ -92,31 +95,31 @@ def test_problems_are_those_that_were_met(rooms):
   """Whatever the chunk, and where the last one is not full."""
   world, protocol = rooms
   protocol = protocol._replace(episodes=5, budget=2)
-  start, goal = jax.vmap(world.problem)(evals.problem_keys(protocol))
-  _, episode = evals.run(world, evals.straight(world), protocol, chunk=3)
+  start, goal = jax.vmap(world.problem)(problem_keys(protocol))
+  _, episode = acting.run(world, agents.straight(world), protocol, chunk=3)
   np.testing.assert_array_equal(episode.states.position[:, 0], start.position)
   # a straight line from each start goes towards the goal of the same row
   np.testing.assert_allclose(episode.actions[:, 0], jax.vmap(world.controller)(start, goal), atol=1e-5)
 
 
 def test_the_states_that_count():
-  np.testing.assert_array_equal(evals.weights(4, 0), [1, 1, 1, 1])
-  np.testing.assert_array_equal(evals.weights(4, 1), [0, 0, 0, 1])
+  np.testing.assert_array_equal(agents.weights(4, 0), [1, 1, 1, 1])
+  np.testing.assert_array_equal(agents.weights(4, 1), [0, 0, 0, 1])
   with pytest.raises(ValueError, match="last 1 to 4"):
-    evals.weights(4, 5)
+    agents.weights(4, 5)
 
 
 def test_pictures(tmp_path):
   rng = np.random.default_rng(0)
   for channels in (1, 2, 3):
     frames = rng.integers(0, 255, (4, 8, 8, channels), dtype=np.uint8)
-    planning_report.gif(tmp_path / f"{channels}.gif", frames, frames[0])
-  planning_report.imagined(tmp_path / "imagined.png", {"a": np.arange(1.0, 4.0)})
+    pictures.gif(tmp_path / f"{channels}.gif", frames, frames[0])
+  pictures.imagined(tmp_path / "imagined.png", {"a": np.arange(1.0, 4.0)})
   from PIL import Image
   with Image.open(tmp_path / "2.gif") as film:
     assert film.n_frames == 4 and film.size == (48, 24)
   for done in (False, True):
-    planning_report.episode(tmp_path, 7, done, np.zeros((3, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8))
+    pictures.film(tmp_path, 7, done, np.zeros((3, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8))
   assert [p.name for p in tmp_path.glob("episode*")] == ["episode7_reached.gif"]
 
 
@@ -128,7 +131,7 @@ def test_the_command(tmp_path, capsys):
   assert train.run(c, tmp_path) == 0
   command = [sys.executable, "-m", "jepa.plan", f"--workdir={tmp_path}", "--episodes=3", "--budget=6",
              "--horizon=4", "--every=2"]
-  rows = [evals.STRAIGHT, evals.TRAINED]
+  rows = [STRAIGHT, TRAINED]
   sets = ["--set=width=4", "--set=hold=2", "--subgoals=memory", "--landscapes=0",
           *(f"--subgoals_set={s}" for s in ("trajectories=2", "length=5", "apart=0.0", "capacity=99"))]
   done = subprocess.run([*command, *sets, f"--rows={','.join(rows)}"], cwd=runs.ROOT, capture_output=True, text=True,
@@ -140,19 +143,19 @@ def test_the_command(tmp_path, capsys):
   assert len(list((tmp_path / "planning").glob("episode*.gif"))) == 3
   for name in ("imagined", "rollouts"):
     assert (tmp_path / "planning" / f"{name}.png").stat().st_size > 5000
-  begun, ended = saved["rows"][evals.TRAINED]["remembered"]
+  begun, ended = saved["rows"][TRAINED]["remembered"]
   assert "24 latents of the checkpoint" in done.stderr and begun == 24 < ended
-  with flagsaver.flagsaver(), pytest.raises(SystemExit) as left:
+  with flagsaver.flagsaver():
     flags.FLAGS([*command[2:], "--world=maze"])
-    plan.main(command[2:3])
-  assert left.value.code == 1 and "choose a world of the same images" in capsys.readouterr().err
+    code = commands.guarded(plan.main, "")
+  assert code == 1 and "choose a world of the same images" in capsys.readouterr().err
 
 
 def test_settings_on_the_command_line():
-  assert plan.settings(["samples=64", "std=(1.0, 2.0)", "name=a b"], "set") == {
+  assert config.settings(["samples=64", "std=(1.0, 2.0)", "name=a b"], "set") == {
       "samples": 64, "std": (1.0, 2.0), "name": "a b"}
   with pytest.raises(ValueError, match="--set=samples is not NAME=VALUE"):
-    plan.settings(["samples"], "set")
+    config.settings(["samples"], "set")
 
 
 def test_a_method_without_a_world_model_is_refused():

@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 import scipy.sparse.csgraph
 
-from jepa import planning
+from jepa import config, planning, wrappers
 from jepa.planning import Limits, Plan, control, grasp, icem, mppi, subgoals, tree
 
 KEY = jax.random.key(0)
@@ -388,12 +388,16 @@ EVERY = {"shooting": dict(samples=50), "cem": dict(samples=50, elites=5, iterati
          "tree": dict(width=4, branches=3, hold=2, dynamics=lq_step, distance=lambda a, b: jnp.square(a - b).sum())}
 
 
+NAMES = config.names(planning.__name__)
+STEPWISE = [name for name in NAMES if planning.stepwise(name)]
+
+
 def every_planner(name, energy=lq, limits=LQ_LIMITS, **args):
-  given = {} if name in planning.STEPWISE else dict(energy=energy)
+  given = {} if name in STEPWISE else dict(energy=energy)
   return planning.make(name, limits=limits, horizon=H, **given, **(EVERY[name] | args))
 
 
-@pytest.mark.parametrize("name", planning.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_plans_and_shifts(name):
   """One by one as all together; the same key, the same bits; a shift moves what is left, exactly."""
   planner = every_planner(name)
@@ -420,7 +424,7 @@ def test_plans_and_shifts(name):
     planner.shift(one, 6)
 
 
-@pytest.mark.parametrize("name", planning.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_limits_hold(name):
   limits = Limits([-.3, -.1], [.2, .5], .25)
   actions = np.asarray(many(every_planner(name, limits=limits), LQ_START, LQ_GOAL).actions)
@@ -429,7 +433,7 @@ def test_limits_hold(name):
   assert 0.2 < length <= limits.norm * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in planning.NAMES if n not in planning.STEPWISE])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in STEPWISE])
 def test_energies_that_are_no_numbers(name):
   """Part of all plans has no energy: they lose, and the rest is as good as ever."""
   def energy(context, actions, goal):
@@ -458,11 +462,12 @@ def test_the_best_is_kept():
 
 
 @pytest.mark.parametrize("sentence,name,args", [
-    ("no planner 'cme'; did you mean 'cem'", "cme", {}),
-    ("no option 'elite'; did you mean 'elites'", "cem", dict(elite=3)),
-    ("'grasp' needs 'dynamics'", "grasp", dict(distance=None)),
-    ("'grasp' has no option 'energy'", "grasp", dict(energy=lq)),
-    ("'tree' needs 'dynamics'", "tree", dict(distance=None)),
+    ("no jepa.planning.cme; did you mean 'cem'?.*Known: cem", "cme", {}),
+    ("jepa.planning.acting has no make", "acting", {}),
+    ("cem.elite is not an option; did you mean 'elites'?", "cem", dict(elite=3)),
+    ("grasp.dynamics is missing", "grasp", dict(distance=None)),
+    ("grasp.energy is not an option", "grasp", dict(energy=lq)),
+    ("tree.dynamics is missing", "tree", dict(distance=None)),
     ("hold is 0; give a whole number", "tree", dict(hold=0, dynamics=lq_step, distance=None)),
     ("held for 9 steps exceed a horizon of 5; lower hold", "tree", dict(hold=9, dynamics=lq_step, distance=None)),
     ("apart is -1", "tree", dict(apart=-1, dynamics=lq_step, distance=None)),
@@ -485,9 +490,28 @@ def test_the_best_is_kept():
     ("norm .* needs a box around zero", "cem", dict(limits=Limits([1, 1], [2, 2], 1.0))),
     ("give finite limits", "shooting", dict(limits=Limits([-np.inf] * 2, [np.inf] * 2)))])
 def test_refused(sentence, name, args):
-  given = dict(limits=LQ_LIMITS, horizon=H) | ({} if name in planning.STEPWISE else dict(energy=lq))
+  given = dict(limits=LQ_LIMITS, horizon=H) | ({} if name in STEPWISE else dict(energy=lq))
   with pytest.raises(ValueError, match=sentence):
     planning.make(name, **(given | args))
+
+
+def test_a_planner_of_another_repository(tmp_path, monkeypatch):
+  (tmp_path / "beyond").mkdir()
+  (tmp_path / "beyond" / "__init__.py").write_text("")
+  (tmp_path / "beyond" / "still.py").write_text(
+      "from jepa.planning import Planner, checked, fresh\n"
+      "def make(*, dynamics, distance, limits, horizon: int, wait: int = 1):\n"
+      "  start = fresh(*checked(limits, horizon, 0.0)[:1], horizon, 0.0)\n"
+      "  return Planner(horizon, lambda: start, lambda *_: start, lambda plan, steps: start)\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  given = dict(dynamics=lq_step, distance=None, limits=LQ_LIMITS, horizon=H)
+  assert planning.stepwise("beyond.still") and not planning.stepwise("cem") and planning.stepwise("tree")
+  planner = planning.make("beyond.still", **given)
+  assert (planner.plan(KEY, LQ_START, LQ_GOAL, planner.init()).actions == 0).all()
+  with pytest.raises(ValueError, match="beyond.still.wit is not an option; did you mean 'wait'?"):
+    planning.make("beyond.still", wit=2, **given)
+  with pytest.raises(ValueError, match="there is no beyond.stil.*a dotted path imports from your own"):
+    planning.make("beyond.stil", **given)
 
 
 def test_grasp_refuses_another_goal():
@@ -612,7 +636,7 @@ def test_shortest_paths_are_dijkstras(points):
   places = dict(ring=np.stack([np.cos(angle), np.sin(angle)], 1),
                 grid=np.stack(np.meshgrid(np.arange(5), np.arange(6)), -1).reshape(-1, 2) * [1.0, 1.3],
                 cloud=np.random.default_rng(0).normal(size=(30, 2)))[points].astype(np.float32)
-  memory = subgoals.add(subgoals.empty(40, 2), places)
+  memory = wrappers.add(wrappers.empty(40, 2), places)
   k = 4 if points == "grid" else 3          # without ties at the last neighbour, which rounding would decide
   costs = np.asarray(subgoals.graph(memory, FAR, neighbours=k, longest=1.5))
   n = len(places)
@@ -630,7 +654,7 @@ def test_shortest_paths_are_dijkstras(points):
 
 def test_one_way_costs():
   up = lambda a, b: jnp.where(b[0] > a[0], 1.0, 5.0) * FAR(a, b)
-  memory = subgoals.add(subgoals.empty(6, 1), np.arange(6, dtype=np.float32)[:, None])
+  memory = wrappers.add(wrappers.empty(6, 1), np.arange(6, dtype=np.float32)[:, None])
   costs = np.asarray(subgoals.graph(memory, up, neighbours=2))
   last = np.full(6, np.inf, np.float32)
   last[0] = 0
@@ -638,28 +662,28 @@ def test_one_way_costs():
 
 
 def test_ring_overwrites_the_oldest():
-  memory = subgoals.empty(5, 1)
+  memory = wrappers.empty(5, 1)
   for start in range(0, 12, 3):
-    memory = jax.jit(subgoals.add)(memory, start + np.arange(3, dtype=np.float32)[:, None])
+    memory = jax.jit(wrappers.add)(memory, start + np.arange(3, dtype=np.float32)[:, None])
   assert sorted(np.asarray(memory.latents)[:, 0]) == [7, 8, 9, 10, 11] and int(memory.count) == 12
   index, distance = subgoals.nearest(memory, jnp.array([9.2]), 3)
   assert [float(memory.latents[i, 0]) for i in index] == [9, 10, 8]
   np.testing.assert_allclose(distance, [0.2, 0.8, 1.2], atol=1e-5)
-  few = subgoals.add(subgoals.empty(5, 1), np.ones((2, 1), np.float32))
+  few = wrappers.add(wrappers.empty(5, 1), np.ones((2, 1), np.float32))
   assert np.isinf(subgoals.nearest(few, jnp.zeros(1), 3)[1]).tolist() == [False, False, True]
   with pytest.raises(ValueError, match="6 latents at once are more than the capacity 5"):
-    subgoals.add(few, np.zeros((6, 1), np.float32))
+    wrappers.add(few, np.zeros((6, 1), np.float32))
   with pytest.raises(ValueError, match="holds nothing"):
-    subgoals.empty(0, 3)
+    wrappers.empty(0, 3)
 
 
 def test_memory_is_a_plain_pytree(tmp_path):
-  memory = subgoals.add(subgoals.empty(5, 2), np.ones((3, 2), np.float32))
+  memory = wrappers.add(wrappers.empty(5, 2), np.ones((3, 2), np.float32))
   leaves, form = jax.tree.flatten(memory)
   np.savez(tmp_path / "memory.npz", *leaves)
   with np.load(tmp_path / "memory.npz") as saved:
     again = form.unflatten([saved[k] for k in saved.files])
-  assert isinstance(again, subgoals.Memory)
+  assert isinstance(again, wrappers.Memory)
   jax.tree.map(np.testing.assert_array_equal, again, memory)
 
 
@@ -667,7 +691,7 @@ def test_the_next_step_on_the_path():
   """Along a ring, by the shorter side; the goal itself once it is near, or where no path is known."""
   angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
   places = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-  memory = subgoals.add(subgoals.empty(30, 2), places)
+  memory = wrappers.add(wrappers.empty(30, 2), places)
   proposer = subgoals.remembered(memory, FAR, neighbours=2, longest=0.3, reached=0.01)
   propose = jax.jit(lambda z, goal: proposer.propose(KEY, z, goal, ())[0])
   np.testing.assert_allclose(propose(places[0], places[8]), places[1], atol=1e-6)
@@ -691,7 +715,7 @@ def test_two_levels_pass_where_one_is_stuck():
                       std=0.06)
   arc = np.linspace(np.pi, 0, 16)
   places = np.stack([0.6 * np.cos(arc), 0.75 * np.sin(arc)], 1).astype(np.float32)
-  memory = subgoals.add(subgoals.empty(20, 2), places)
+  memory = wrappers.add(wrappers.empty(20, 2), places)
   energy = subgoals.chain(lambda a, b: FAR(a, b) ** 4, memory)
   high = planning.make("cem", energy=energy, limits=Limits([-1, -1], [1, 1]), horizon=5, samples=200,
                        elites=20, iterations=8, std=0.5, best=True)

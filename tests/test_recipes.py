@@ -6,8 +6,9 @@ import pytest
 from jepa import config as configs, methods, recipes, state as states
 from tests import runs
 
-FAMILY = [n for n in runs.CONFIGS if "recipes.start" in (runs.ROOT / "configs" / f"{n}.py").read_text()]
-IMAGES = {"tiny": (16, 16, 3), "small": (28, 28, 1), "cifar10": (32, 32, 3), "paper": (224, 224, 3)}
+FAMILY = [n for n, method in runs.METHODS.items()
+          if method and "recipes.start" in (runs.ROOT / "configs" / f"{n}.py").read_text()]
+IMAGES = {"tiny": (16, 16, 3), "digits": (28, 28, 1), "cifar10": (32, 32, 3), "paper": (224, 224, 3)}
 
 
 def parts(name, arg, **args):
@@ -31,7 +32,7 @@ def loss_of(method, batch):
   return jax.eval_shape(method.loss, params, extra, batch, jax.random.key(0)), extra
 
 
-@pytest.mark.parametrize("scale", ["small", "cifar10", "paper"])
+@pytest.mark.parametrize("scale", ["digits", "cifar10", "paper"])
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_scale_is_whole(name, scale):
   """The state of every scale can be made and its leaves have rules; what is not tiny is not run here."""
@@ -44,7 +45,7 @@ def test_every_scale_is_whole(name, scale):
   state = jax.eval_shape(lambda k, b: states.init(k, b, method=method, tx=tx), jax.random.key(0), two)
   assert sharding.of_state(state, sharding.make_mesh(data=8))
   encoder = sum(x.size for x in jax.tree.leaves(state.params["encoder"]))
-  low, high = {"small": (1e5, 2e5), "cifar10": (5e6, 1.2e7), "paper": (2e7, 9e7)}[scale]
+  low, high = {"digits": (1e5, 2e5), "cifar10": (5e6, 1.2e7), "paper": (2e7, 9e7)}[scale]
   assert low < encoder < high
 
 
@@ -61,7 +62,7 @@ def test_what_has_a_prevention_can_lose_it():
   """All but reconstruction and labels, which have nothing to prevent."""
   for name in FAMILY:
     module = configs.module(runs.config(name).method, methods.__name__)
-    without = module.FAMILY == "reconstruction" or module.__name__.endswith("supervised")
+    without = getattr(module, "PREVENTS", "labels").startswith(("nothing", "labels"))
     assert ("none" in runs.config(name).args) != without, name
 
 
@@ -78,7 +79,8 @@ REFUSED = [
     ("clip", dict(names=()), "needs captions"),
     ("ijepa", dict(target_norm="batch"), "choose one of layer, centred"),
     ("bigan", dict(discriminator=dict(name="convnet")), "use name='vit'"),
-    ("dino", dict(views=dict(kind="dino", size=16, small=True, local_count=2, local_size=32)), "local_size = 32"),
+    ("dino", dict(views=dict(kind="dino", size=16, small=True, local_count=2, local_size=32)),
+     "local_size = 32"),
     ("vae", dict(encoder=dict(name="vit", width=16, depth=1, heads=2, patch=5)), "not divisible into patches"),
     ("byol", dict(projector=dict(widths=(8,), last="group")), "last 'group' is unknown"),
     ("simclr", dict(temprature=0.1), "temprature is not an option; did you mean 'temperature'"),
@@ -91,29 +93,43 @@ def test_a_bad_configuration_says_what_to_change(name, args, told):
     loss_of(*parts(name, "tiny", **args))
 
 
-@pytest.mark.parametrize("arg", ["huge", "small,tiny", "small,nothing"])
+@pytest.mark.parametrize("arg", ["huge", "digits,tiny", "small,tiny", "digits,nothing"])
 def test_a_wrong_argument_lists_scales_and_flags(arg):
-  with pytest.raises(ValueError, match="write one scale of cifar10, paper, small, tiny and flags of none"):
+  with pytest.raises(ValueError, match="write one scale of cifar10, paper, digits, tiny and flags of none"):
     recipes.start(arg)
+
+
+@pytest.mark.parametrize("name,told", [
+    ("compare", "write digits .default., cifar10 or tiny"), ("collapse", "write digits .default. or tiny"),
+    ("lewm_two_rooms", "write random .default., fixed or tiny")])
+def test_a_wrong_argument_lists_what_there_is(name, told):
+  with pytest.raises(ValueError, match=f"argument 'huge': {told}"):
+    runs.config(name, "huge")
+
+
+@pytest.mark.parametrize("name", ["simclr", "collapse"])
+def test_the_digits_were_called_small(name):
+  """Old commands stay."""
+  assert runs.config(name, "small").to_dict() == runs.config(name, "digits").to_dict()
 
 
 @pytest.mark.parametrize("study", runs.STUDIES)
 @pytest.mark.parametrize("arg", [None, "tiny"])
 def test_studies_are_whole(study, arg):
   from jepa import study as studies
-  found, listed = studies.read(runs.config(study, arg))
-  assert len(listed) >= 10 and found.question.endswith("?")
+  c = runs.config(study, arg)
+  found, listed = studies.read(c)
+  assert len(listed) == len(c.runs) >= 2 and found.question.endswith("?")
   if arg == "tiny":     # one of them builds
     run = next(iter(listed.values()))
     assert studies.plan(found, run).steps >= 1
 
 
-def test_the_comparison_has_every_method():
-  methods_of = lambda c: {r.config.method for r in c.runs.values()}
-  import pkgutil
-  family = lambda name: configs.module(name, methods.__name__).FAMILY
-  written = {m.name for m in pkgutil.iter_modules(methods.__path__)}
-  assert methods_of(runs.config("compare", None)) == {m for m in written if family(m) != "world model"}
+def test_the_comparison_is_of_methods_that_have_classes_to_tell():
+  """A fork's method need not be in it."""
+  compared = {r.config.method for r in runs.config("compare", None).runs.values()}
+  assert len(compared) > 20 and compared <= set(configs.names("jepa.methods"))
+  assert not [m for m in compared if configs.module(m, "jepa.methods").FAMILY == "world model"]
 
 
 def test_the_same_backbone_for_all_in_the_comparison():

@@ -4,9 +4,10 @@ import time
 import numpy as np
 import pytest
 
-from jepa.data import mnist, scenes as scenes_lib, sources
+from jepa.data import mnist, source as sources
+from jepa.data.sources import scenes
 
-load = lambda split="test[:200]", **kwargs: sources.load("scenes", split, **kwargs)
+load = lambda split="test[:200]", **kwargs: sources.make("scenes", split, **kwargs)
 
 
 def test_a_scene_is_a_function_of_seed_and_digit():
@@ -15,7 +16,7 @@ def test_a_scene_is_a_function_of_seed_and_digit():
   assert len(rows) == 5000 and {im.tobytes() for im in test.arrays["image"]} <= rows
   assert (test.length, test.shape, test.classes, test.text) == (1000, (32, 32, 1), 10, 0)
   assert np.bincount(test.arrays["label"]).tolist() == [100] * 10
-  assert np.array_equal(test.arrays["label"], sources.load("mnist5k", "test").arrays["label"])
+  assert np.array_equal(test.arrays["label"], sources.make("mnist5k", "test").arrays["label"])
   assert (load(seed=1).arrays["image"] != load().arrays["image"]).any()
   for word in ("scenes 1", "contrast 0.5", "seed 0", "size 18 to 28", "1000 images 32x32x1"):
     assert word in test.describe
@@ -59,8 +60,8 @@ def test_places_and_sizes_cover_what_they_should():
 
 
 def test_texture_fills_the_range_and_tells_nothing():
-  place, noise = scenes_lib._draws(np.arange(300), canvas=32, channels=1, seed=0)
-  texture = scenes_lib._texture(noise)[:, 0]
+  place, noise = scenes._draws(np.arange(300), canvas=32, channels=1, seed=0)
+  texture = scenes._texture(noise)[:, 0]
   assert place.shape == (300, 4) and 0 <= place.min() < 0.01 and 0.99 < place.max() < 1
   assert (texture.min((1, 2)) == 0).all() and (texture.max((1, 2)) == 1).all()
   assert abs(np.corrcoef(texture.reshape(300, -1)) - np.eye(300)).max() < 0.7     # no two alike

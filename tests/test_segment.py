@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jepa import evaluation, experiment
-from jepa.data import sources
-from jepa.evals import features as F, segment, suite
+from jepa.data import source as sources
+from jepa.evals import features as F, results, segment
+from jepa.types import Features, Method
 from tests import runs
 
 
@@ -17,12 +18,25 @@ def token_set(n=40, m=20, cells=9, k=3, noise=0.1, seed=0):
   y = rng.integers(0, k, (n + m, cells)).astype(np.int32)
   x = np.eye(k)[y] @ rng.standard_normal((k, 6)) + noise * rng.standard_normal((n + m, cells, 6))
   x = x.astype(np.float32)
-  return F.TokenSet(x[:n], y[:n], x[n:], y[n:])
+  return segment.TokenSet(x[:n], y[:n], x[n:], y[n:])
 
 
-def feature_set(tokens):
+def feature_set(tokens=None):
+  """Features with an encoder behind them that gives the tokens; masks of the images give their labels."""
   flat, label = np.zeros((2, 1), np.float32), np.arange(2, dtype=np.int32)
-  return F.FeatureSet(flat, label, flat, label, tokens=lambda images, seed: tokens)
+  found = F.FeatureSet(flat, label, flat, label)
+  if tokens is None:
+    return found
+  def source(y, first):
+    image, side = np.zeros((len(y), 3, 3, 1), np.uint8), round(y.shape[1] ** 0.5)
+    made = sources.from_arrays(image, np.zeros(len(y), np.int32), classes=1, describe="cells",
+                                  mask=y.reshape(-1, side, side).astype(np.uint8))
+    return made._replace(arrays=made.arrays | {"index": first + made.arrays["index"]})
+  x = np.concatenate([tokens.train_x, tokens.test_x])
+  embed = lambda params, extra, batch: Features(params[batch["index"]].mean(1), params[batch["index"]])
+  return found._replace(subject=F.Subject(
+      source(tokens.train_y, 0), source(tokens.test_y, len(tokens.train_y)), batch=16, params=x, extra={},
+      method=Method(None, None, None, embed), tokens=lambda: x.shape[1]))
 
 
 @pytest.mark.parametrize("size, grid", ((8, 4), (7, 3), (5, 5), (9, 1)))
@@ -78,8 +92,8 @@ def test_perfect_and_useless_tokens():
 
 
 def test_what_cannot_be_probed():
-  with pytest.raises(ValueError, match="needs tokens"):
-    segment.evaluate(feature_set(None)._replace(tokens=None), row="a", seed=0)
+  with pytest.raises(ValueError, match="a: no segmentation probe, since it needs .* tokens on a square grid"):
+    segment.evaluate(feature_set(), row="a", seed=0)
   blank = token_set()._replace(train_y=np.zeros((40, 9), np.int32))
   with pytest.raises(ValueError, match="two classes"):
     segment.evaluate(feature_set(blank), row="a", seed=0)
@@ -91,10 +105,11 @@ def test_what_cannot_be_probed():
 
 def test_rows_without_masks_are_skipped(caplog):
   with caplog.at_level("INFO", logger="absl"):
-    rows = suite.run(["segment", "finetune"], {suite.PIXELS: feature_set(None)._replace(tokens=None)}, seed=0,
-                     protocol={})
+    rows = evaluation.run(["segment", "finetune", "open_loop"], {results.PIXELS: feature_set()}, seed=0,
+                          protocol={})
   assert rows == [] and "segment skipped, since it needs a source with masks" in caplog.text
   assert "finetune skipped, since there is no encoder" in caplog.text
+  assert "open_loop skipped, since it needs a method with a world_model" in caplog.text
 
 
 def test_from_a_config_to_the_table(tmp_path, capsys):
@@ -107,14 +122,16 @@ def test_from_a_config_to_the_table(tmp_path, capsys):
   with jax.set_mesh(exp.mesh):
     state = experiment.initial_state(exp)
     evaluation.final(exp, state, tmp_path, ["segment"])
-  rows = suite.latest(suite.load(tmp_path / "results.json"))
-  assert set(rows) == {(r, m) for r in suite.ROWS for m in ("segment", "segment_accuracy")}
-  counts = [rows[r, "segment"]["protocol"]["counts"] for r in suite.ROWS]
+  rows = results.latest(results.read(tmp_path / "results.json"))
+  assert set(rows) == {(r, m) for r in results.ROWS for m in ("segment", "segment_accuracy")}
+  counts = [rows[r, "segment"]["protocol"]["counts"] for r in results.ROWS]
   assert all(c["train_images"] == c["test_images"] == 50 for c in counts)
   cells = counts[0]["cells"]
   assert counts[1] == counts[2] and counts[0] | {"dim": 0} == counts[1] | {"dim": 0}
   assert counts[0]["dim"] == 3 * (16 // round(cells ** 0.5)) ** 2
-  assert rows[suite.TRAINED, "segment"]["mean"] == rows[suite.UNTRAINED, "segment"]["mean"]
+  assert rows[results.TRAINED, "segment"]["mean"] == rows[results.UNTRAINED, "segment"]["mean"]
   out = capsys.readouterr().out
   assert "(patch mIoU)" in out and "kNN" not in out
-  assert evaluation._grid(exp, exp.train, sources.load("synthetic", "test")) == 0
+  whole = evaluation.features_of(exp, state, exp.train, exp.test)
+  unmasked = whole.subject._replace(test=sources.make("synthetic", "test"))
+  assert segment.missing(whole) == "" != segment.missing(whole._replace(subject=unmasked))

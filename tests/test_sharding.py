@@ -7,6 +7,7 @@ import pytest
 from jepa import optim, sharding
 from jepa.models import convnet, heads, vit
 from jepa.optim import path_of
+from jepa.types import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,18 @@ def test_an_axis_that_does_not_divide_is_left_whole(mesh):
   assert sharding.spec_of("scale", (7,), mesh) == P(None)
 
 
-def test_a_path_without_a_rule_is_an_error_that_names_it(mesh):
-  with pytest.raises(ValueError, match=r"no partition rule for params/ledger/rows \(4, 8\).*RULES.*add a row"):
-    sharding.spec_of("params/ledger/rows", (4, 8), mesh)
-  with pytest.raises(ValueError, match="params/ledger"):
-    sharding.of_state({"params": {"ledger": jax.ShapeDtypeStruct((4, 8), jnp.float32)}}, mesh)
+def test_a_name_without_a_rule_is_split_by_its_sizes_and_told(mesh):
+  """The largest dimension that fsdp divides; a new array needs no line anywhere."""
+  for shape, spec in [((4, 8), P(None, "fsdp")), ((8, 4), P("fsdp", None)), ((8, 8), P("fsdp", None)),
+                      ((4, 9), P("fsdp", None)), ((3, 9), P(None, None)), ((1, 1), P())]:
+    assert sharding.spec_of("extra/ledger/rows", shape, mesh) == spec
+  array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  state = TrainState(array(), {"out": {"kernel": array(4, 8)}}, {"ledger": array(4, 8), "odd": array(3, 9)}, {},
+                     jax.eval_shape(lambda: jax.random.key(0)))
+  text = sharding.describe(state, sharding.of_state(state, mesh), mesh, 1.0)
+  assert "split by their sizes: 2\n" in text and "trained parameters: 32\n" in text
+  told = [line.split()[0] for line in text.splitlines() if line.endswith("no rule")]
+  assert told == ["extra/ledger", "extra/odd"]
 
 
 def test_meshes():

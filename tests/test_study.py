@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from jepa import experiment, flops, study, train
-from jepa.evals import features as F, study_report as reports, suite
+from jepa import experiment, logs, study, train
+from jepa.evals import results
+from jepa.reports import study as pages, study_rows
 from tests import runs
 from tests.test_report import parse
 
@@ -71,7 +72,7 @@ def test_seeds_first_and_the_same_command_continues(done):
   _, found, codes, early = done
   assert found == [["sig/seed0", "sig-none/seed0", "sig/seed1"], ["sig/seed1", "sig-none/seed1"], []]
   assert codes == [train.INTERRUPTED, 0, 0]
-  assert {(r["seeds"], r["ci95"]) for r in early if r["group"] != reports.FLOOR} == {(1, None)}
+  assert {(r["seeds"], r["ci95"]) for r in early if r["group"] != study_rows.FLOOR} == {(1, None)}
 
 
 def test_numbers_are_those_of_the_runs(done):
@@ -80,8 +81,8 @@ def test_numbers_are_those_of_the_runs(done):
   by = {(r["name"], r["metric"]): r for r in rows}
   for name, group, x in (("sig", "with", 0.0), ("sig-none", "without", 1.0)):
     for metric in ("knn", "rankme"):
-      values = [r["mean"] for s in (0, 1) for r in suite.load(workdir / name / f"seed{s}" / "results.json")
-                if (r["row"], r["metric"]) == (suite.TRAINED, metric)]
+      values = [r["mean"] for s in (0, 1) for r in results.read(workdir / name / f"seed{s}" / "results.json")
+                if (r["row"], r["metric"]) == (results.TRAINED, metric)]
       row = by[name, metric]
       assert row["mean"] == pytest.approx(statistics.mean(values), rel=1e-12)
       assert row["sd"] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-15)
@@ -90,16 +91,16 @@ def test_numbers_are_those_of_the_runs(done):
       assert (row["group"], row["x"], row["seeds"], row["failed"]) == (group, x, 2, [])
     assert by[name, "steps"]["mean"] == 4
   # both have the same data and backbone: their floors are shown once
-  floors = [r for r in rows if r["group"] == reports.FLOOR and r["metric"] == "knn"]
+  floors = [r for r in rows if r["group"] == study_rows.FLOOR and r["metric"] == "knn"]
   assert [(r["label"], r["runs"], r["seeds"]) for r in floors] == [
-      (suite.PIXELS, ["sig", "sig-none"], 2), (suite.UNTRAINED, ["sig", "sig-none"], 2)]
+      (results.PIXELS, ["sig", "sig-none"], 2), (results.UNTRAINED, ["sig", "sig-none"], 2)]
 
 
 def test_a_run_may_leave_the_floors_to_another(tmp_path):
   c = single()
   c.eval.floors, c.eval.online = False, ()
   assert train.run(c, tmp_path) == 0
-  assert {r["row"] for r in suite.load(tmp_path / "results.json")} == {suite.TRAINED}
+  assert {r["row"] for r in results.read(tmp_path / "results.json")} == {results.TRAINED}
 
 
 @pytest.mark.parametrize("only,expected", [(("sig",), True), ((), False)])
@@ -131,7 +132,7 @@ def test_what_a_run_cost(done):
   record = json.loads((workdir / "sig" / "seed1" / "study.json").read_text())
   exp = experiment.build(single())
   assert record["name"] == "sig" and record["label"] == "SIGReg" and record["seed"] == 1
-  assert record["flops_per_step"] == flops.count(exp.step, exp.abstract, exp.batch)
+  assert record["flops_per_step"] == logs.operations(exp.step, exp.abstract, exp.batch)
   assert record["flops_total"] == 4 * record["flops_per_step"] and record["steps"] == 4
   assert record["seconds"] > 0 and record["images_per_s"] > 0 and record["parameters"] > 1000
 
@@ -216,6 +217,16 @@ def test_sigterm_between_runs_is_an_interruption(tmp_path, monkeypatch):
   assert signal.getsignal(signal.SIGTERM) is before and not list(tmp_path.glob("*/*/failed.json"))
 
 
+def test_studies_are_told_by_what_they_return(tmp_path):
+  """One of a fork is no run, whatever its name, and a broken file keeps nothing from being collected."""
+  for name, body in (("run", "return dict(method='byol')"), ("ours", "return dict(study={}, runs={})"),
+                     ("broken", "raise OSError(arg)"), ("_parts", "return dict(method='no')")):
+    (tmp_path / f"{name}.py").write_text(f"def get_config(arg=None):\n  {body}\n")
+  (tmp_path / "worse.py").write_text("import nothing_that_there_is\n")
+  assert runs.listed(tmp_path) == ({"broken": "", "run": "byol", "worse": ""}, ["ours"])
+  assert {"collapse", "compare", "detail"} <= set(runs.STUDIES) and "quickstart" in runs.CONFIGS
+
+
 def test_a_budget_gives_steps():
   s, r = study.read(config())
   free = study.plan(s, r["sig"])
@@ -275,12 +286,12 @@ RNG = np.random.default_rng(0)
 def result(name, seed=0, *, x=None, encoder="vit", data="toy", group="g", label=None, failed=""):
   """One run with probes, kNN, collapse statistics, and a curve."""
   protocol = {"train": data, "test": data, "features": "pooled", "settings": {"labels": 10}}
-  rows = [F.result(row, metric, value + 0.01 * RNG.random(), protocol | {"seed": seed, "step": step})
-          for row, step in ((suite.PIXELS, 0), (suite.UNTRAINED, 0), (suite.TRAINED, 40))
+  rows = [results.result(row, metric, value + 0.01 * RNG.random(), protocol | {"seed": seed, "step": step})
+          for row, step in ((results.PIXELS, 0), (results.UNTRAINED, 0), (results.TRAINED, 40))
           for metric, value in (("linear", 0.7), ("knn", 0.6), ("rankme", 9.0), ("std_relative", 0.4))]
   history = [{"step": s, "eval/knn": 0.3 + s / 200, "eval/rankme": 9.0 / (1 + s * name.endswith("-none")),
               "eval/std_relative": 0.5 * 0.5 ** (s * name.endswith("-none"))} for s in (10, 20, 30)]
-  return reports.Result(
+  return study_rows.Result(
       name, label or name.title(), group, x, seed, {"steps": 40, "images_per_s": 100.0 + len(name)},
       [] if failed else rows, history, rows, {"args": {"encoder": {"name": encoder}}}, {}, failed)
 
@@ -288,7 +299,7 @@ def result(name, seed=0, *, x=None, encoder="vit", data="toy", group="g", label=
 def write(tmp_path, results, figure, **fields):
   names = {r.name: dict(label=r.label, note="") for r in results}
   about = study.Study(title="T", question="Q", figure=figure, chance=0.1, **fields)._asdict()
-  return reports.write(tmp_path, results, study=about, runs=names)
+  return pages.write(tmp_path, results, study=about, runs=names)
 
 
 @pytest.mark.parametrize("figure,files", [
@@ -311,31 +322,31 @@ def test_figures(tmp_path, figure, files):
 def test_an_empty_study_has_a_page(tmp_path):
   page = write(tmp_path, [result("a", failed="ValueError: x")], "bars")
   assert parse(page).images == [] and "failed" in (tmp_path / "table.md").read_text()
-  page = reports.write(tmp_path, [], study=study.Study("T", "Q")._asdict(), runs={"a": dict(label="A")})
+  page = pages.write(tmp_path, [], study=study.Study("T", "Q")._asdict(), runs={"a": dict(label="A")})
   assert parse(page).images == []
   assert "Not run yet: a." in (tmp_path / "table.md").read_text()
 
 
 def test_floors_of_different_backbones_and_data_are_told_apart():
-  labels = lambda results: [(r["label"], r["x"], r["runs"]) for r in reports.summarise(results)
-                            if r["group"] == reports.FLOOR and r["metric"] == "knn"]
+  labels = lambda results: [(r["label"], r["x"], r["runs"]) for r in study_rows.summarise(results)
+                            if r["group"] == study_rows.FLOOR and r["metric"] == "knn"]
   assert labels([result("a"), result("b", encoder="resnet")]) == [
-      (suite.PIXELS, None, ["a", "b"]), ("untrained vit", None, ["a"]), ("untrained resnet", None, ["b"])]
+      (results.PIXELS, None, ["a", "b"]), ("untrained vit", None, ["a"]), ("untrained resnet", None, ["b"])]
   assert labels([result("a", x=0.0, data="p"), result("b", x=0.5, data="q")]) == [
-      (suite.PIXELS, 0.0, ["a"]), (suite.UNTRAINED, 0.0, ["a"]), (suite.PIXELS, 0.5, ["b"]),
-      (suite.UNTRAINED, 0.5, ["b"])]
+      (results.PIXELS, 0.0, ["a"]), (results.UNTRAINED, 0.0, ["a"]), (results.PIXELS, 0.5, ["b"]),
+      (results.UNTRAINED, 0.5, ["b"])]
   assert labels([result("a", x=0.0), result("b", x=0.0, encoder="resnet")])[0] == (
-      suite.PIXELS, None, ["a", "b"])
+      results.PIXELS, None, ["a", "b"])
   assert labels([result("a", data="p"), result("b", data="q")])[0] == ("raw pixels of A", None, ["a"])
 
 
 def test_metrics_that_name_their_features_otherwise_share_a_floor():
   one = result("a")
-  floor = next(r for r in one.rows if r["row"] == suite.UNTRAINED)
+  floor = next(r for r in one.rows if r["row"] == results.UNTRAINED)
   more = floor | {"metric": "segment", "protocol": floor["protocol"] | {"features": "tokens, encoder frozen"}}
-  rows = reports.summarise([one._replace(rows=[*one.rows, more])])
-  assert {r["label"] for r in rows if r["name"] == suite.UNTRAINED} == {suite.UNTRAINED}
-  assert {"knn", "segment"} <= {r["metric"] for r in rows if r["name"] == suite.UNTRAINED}
+  rows = study_rows.summarise([one._replace(rows=[*one.rows, more])])
+  assert {r["label"] for r in rows if r["name"] == results.UNTRAINED} == {results.UNTRAINED}
+  assert {"knn", "segment"} <= {r["metric"] for r in rows if r["name"] == results.UNTRAINED}
 
 
 def test_groups_are_in_the_order_of_families():
@@ -347,19 +358,19 @@ def test_groups_are_in_the_order_of_families():
 
 
 def test_seeds_that_cannot_be_averaged_are_told():
-  rows = reports.summarise([result("a", 0, data="p"), result("a", 1, data="q")])
+  rows = study_rows.summarise([result("a", 0, data="p"), result("a", 1, data="q")])
   row, = [r for r in rows if r["name"] == "a"]
   assert row["mean"] is None and "protocols" in row["failed"][0]
 
 
 def test_intervals_are_students():
-  assert reports.half_width(2.0, 3) == pytest.approx(4.30265 * 2 / math.sqrt(3), rel=1e-5)
-  assert reports.half_width(0.0, 1) is None
+  assert study_rows.half_width(2.0, 3) == pytest.approx(4.30265 * 2 / math.sqrt(3), rel=1e-5)
+  assert study_rows.half_width(0.0, 1) is None
 
 
 def test_numbers_are_readable():
   row = lambda mean, ci95=None: {"mean": mean, "ci95": ci95}
-  text = reports.text
+  text = study_rows.text
   assert text(row(0.9123, 0.012), "knn") == "91.2 ± 1.2" and text(row(0.9), "knn") == "90.0"
   assert text(row(2e-5, 1e-6), "std_relative") == "2e-05"
   assert text(row(0.413, 0.01), "std_relative") == "0.41 ± 0.01"

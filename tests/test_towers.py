@@ -84,7 +84,7 @@ def test_one_width_is_a_linear_map():
 
 @pytest.mark.parametrize("args,told", [
     (dict(last="layer"), "last 'layer' is unknown; choose one of plain, batch, unscaled"),
-    (dict(activation="tanh"), "activation 'tanh' is unknown; choose one of relu, gelu")])
+    (dict(activation="tanh"), "activation 'tanh' is unknown; choose one of gelu, relu")])
 def test_wrong_heads_are_told(args, told):
   with pytest.raises(ValueError, match=told):
     heads.mlp(**args)
@@ -262,6 +262,18 @@ def test_the_target_is_the_moving_average():
                  extra["target"][k], params[k], *(p[k] for p in online))
   for k in set(extra) - {"target"}:      # statistics are the loss's to move
     jax.tree.map(np.testing.assert_array_equal, extra[k], before[k])
+
+
+def test_the_target_sees_views_by_its_own_weights_and_moves_its_own_statistics():
+  t, *_ = tower()
+  _, extra = towers.with_target(t, None, lambda step: 0.5, PARTS).init(KEY, BATCH)
+  extra["target"] = jax.tree.map(lambda p: p + 0.1, extra["target"])
+  groups = (np.stack([BATCH["image"]] * 2),)
+  out, after = towers.of_target(t, extra, groups, PARTS)
+  expected, stats = t.apply(extra["target"], extra["target_stats"], groups, PARTS)
+  jax.tree.map(np.testing.assert_array_equal, out, expected)
+  jax.tree.map(np.testing.assert_array_equal, after, extra | {"target_stats": stats})
+  assert set(out) == set(PARTS)
 
 
 def test_more_is_told_the_target_after_each_step():

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jepa import checkpoint, experiment, logs, train
+from jepa import checkpoint, experiment, initial, logs, train
 from tests import runs
 
 TOTAL = 24
@@ -28,7 +28,7 @@ def tiny(name="quickstart", **fields):
 
 def last_state(c, workdir):
   exp = experiment.build(c)
-  return jax.device_get(experiment.load(str(workdir), exp.abstract, exp.shardings).state)
+  return jax.device_get(initial.restore(str(workdir), exp.abstract, exp.shardings).state)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_checkpoint_itself_refuses_other_shapes(whole):
   exp = experiment.build(other)
   with pytest.raises(checkpoint.Mismatch,
                      match=r"projector/out/kernel: \(32, 16\) in the checkpoint, \(32, 24\) wanted"):
-    experiment.load(str(workdir), exp.abstract, exp.shardings)
+    initial.restore(str(workdir), exp.abstract, exp.shardings)
 
 
 def test_initialisation_from_another_run(whole, tmp_path):
@@ -169,14 +169,14 @@ def test_initialisation_from_another_run(whole, tmp_path):
   c.init.encoder = str(workdir)
   exp = experiment.build(c)
   with checkpoint.open(tmp_path / "checkpoints") as empty:
-    state, position, origin = experiment.start(exp, empty)
+    state, position, origin = initial.start(exp, empty)
   assert int(state.step) == 0 and not position and "encoder of" in origin
   assert runs.equal(jax.device_get(state.params["encoder"]), expected.params["encoder"])
   assert runs.equal(jax.device_get(state.extra["encoder"]), expected.extra["encoder"])
   assert not runs.equal(jax.device_get(state.params["projector"]), expected.params["projector"])
   c.init = dict(checkpoint=str(workdir), encoder="")
   with checkpoint.open(tmp_path / "checkpoints") as empty:
-    state, position, origin = experiment.start(experiment.build(c), empty)
+    state, position, origin = initial.start(experiment.build(c), empty)
   assert int(state.step) == TOTAL and position and runs.equal(jax.device_get(state), expected)
 
 

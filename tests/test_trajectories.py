@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jepa import config as configs, experiment, methods, train
-from jepa.data import pipeline, sources, trajectories, worlds
-from jepa.evals import open_loop, suite
+from jepa import config as configs, evaluation, experiment, initial, methods, train, worlds
+from jepa.data import pipeline, recordings, source as sources
+from jepa.data.recordings import donkey, pusht
+from jepa.data.sources import trajectories
+from jepa.evals import open_loop, results
 from jepa.types import WorldModel
 from tests import runs
 
@@ -23,8 +25,8 @@ def recording(side=6):
   """Frame, action and state of step s say s; the third column of the state is constant."""
   s = np.arange(ENDS[-1])
   image = np.broadcast_to(s.astype(np.uint8)[:, None, None, None] * 5, (len(s), side, side, 3)).copy()
-  return trajectories.Recording(image, np.stack([s, -s], 1).astype(np.float32),
-                                np.stack([s, 2 * s, 7 + 0 * s], 1).astype(np.float32), ENDS)
+  return recordings.Recording(image, np.stack([s, -s], 1).astype(np.float32),
+                              np.stack([s, 2 * s, 7 + 0 * s], 1).astype(np.float32), ENDS)
 
 
 def encoded(image, format):
@@ -61,7 +63,7 @@ def write_hdf5(root, r):
 def write_robomimic(root, r):
   h5py = pytest.importorskip("h5py", reason="h5py is not installed")
   with h5py.File(root / "x.hdf5", "w") as file:
-    for e, (a, b) in reversed(list(enumerate(trajectories.episodes(r.ends)))):
+    for e, (a, b) in reversed(list(enumerate(recordings.episodes(r.ends)))):
       demo = file.create_group(f"data/demo_{e + 8}")            # demo_10 comes after demo_9
       demo["actions"] = r.action[a:b]
       demo["obs/agentview_image"] = r.image[a:b]
@@ -78,7 +80,7 @@ def write_lerobot(root, r):
               "action": {"dtype": "float32"}}
   info = {"total_episodes": len(r.ends), "total_frames": len(r.action), "features": features}
   (root / "meta" / "info.json").write_text(json.dumps(info))
-  for e, (a, b) in enumerate(trajectories.episodes(r.ends)):
+  for e, (a, b) in enumerate(recordings.episodes(r.ends)):
     folder = root / "data" / f"chunk-{e // 2:03d}"
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({"observation.image": [{"bytes": encoded(x, "PNG"), "path": None} for x in r.image[a:b]],
@@ -91,7 +93,7 @@ def write_lerobot(root, r):
 def write_pusht(root, r):
   np.savez(root / "pusht_demos.npz", action=r.action, state=r.state, episode_ends=r.ends, keypoint=r.state)
   (root / "frames").mkdir()
-  for e, (a, b) in enumerate(trajectories.episodes(r.ends)):
+  for e, (a, b) in enumerate(recordings.episodes(r.ends)):
     grid = np.full((-(-(b - a) // 8), 8, 96, 96, 3), 255, np.uint8)
     grid.reshape(-1, 96, 96, 3)[:b - a] = r.image[a:b]
     sheet = grid.swapaxes(1, 2).reshape(-1, 8 * 96, 3)
@@ -110,15 +112,15 @@ WRITERS = {"npz": write_npz, "encoded": write_encoded, "donkey": write_donkey, "
 def test_every_format_gives_back_what_was_written(name, tmp_path):
   r = recording(96 if name == "pusht" else 6)
   path = WRITERS[name](tmp_path, r)
-  found = trajectories.load(path)
+  found = recordings.read(path)
   for a, b in zip(found, r):
     np.testing.assert_array_equal(a, b)
   assert [x.dtype for x in found] == [np.uint8, np.float32, np.float32, np.int64]
-  small = trajectories.load(path, size=4)
+  small = recordings.read(path, size=4)
   assert small.image.shape == (40, 4, 4, 3) and np.array_equal(small.image[:, 0, 0, 0], 5 * np.arange(40))
-  assert trajectories.load(path, images=False).image.shape == (40, 0, 0, 0)
+  assert recordings.read(path, images=False).image.shape == (40, 0, 0, 0)
   with pytest.raises(ValueError, match="more than limit = 1e-06"):
-    trajectories.load(path, limit=1e-6)
+    recordings.read(path, limit=1e-6)
 
 
 def test_videos_of_an_episode_each_are_read(tmp_path):
@@ -128,7 +130,7 @@ def test_videos_of_an_episode_each_are_read(tmp_path):
          video_path="videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
          features={"cam": {"dtype": "video"}, "observation.state": {"dtype": "float32"},
                    "action": {"dtype": "float32"}})
-  for e, (a, b) in enumerate(trajectories.episodes(r.ends)):
+  for e, (a, b) in enumerate(recordings.episodes(r.ends)):
     file = tmp_path / f"videos/chunk-{e // 2:03d}/cam/episode_{e:06d}.mp4"
     file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w") as container:
@@ -137,11 +139,37 @@ def test_videos_of_an_episode_each_are_read(tmp_path):
       for x in r.image[a:b]:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(x, format="rgb24")))
       container.mux(stream.encode(None))
-  found = trajectories.load(tmp_path)
+  found = recordings.read(tmp_path)
   assert np.abs(found.image.astype(int) - r.image).mean() < 4 and np.array_equal(found.state, r.state)
   file.unlink()
   with pytest.raises(ValueError, match="frames of episode 3 cannot be read"):
-    trajectories.load(tmp_path)
+    recordings.read(tmp_path)
+
+
+def test_a_format_of_another_repository(tmp_path, monkeypatch):
+  (tmp_path / "other_format").mkdir()
+  (tmp_path / "other_format" / "counted.py").write_text("""
+import numpy as np
+from jepa.data.recordings.files import Files
+
+POSITION = (1,)
+
+def read(root, camera):
+  counts = np.loadtxt(root, dtype=int)
+  frames = lambda e: np.full((counts[e], 4, 4, 3), e, np.uint8)
+  steps = np.arange(counts.sum(), dtype=np.float32)
+  return Files(frames, steps[:, None], np.stack([steps, -steps], 1), np.cumsum(counts))
+""")
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "counts.txt").write_text("3 4 5 3")
+  args = dict(path=str(tmp_path / "counts.txt"), format="other_format.counted")
+  found = recordings.read(**args)
+  assert found.ends.tolist() == [3, 7, 12, 15]
+  assert found.image[:, 0, 0, 0].tolist() == np.repeat([0, 1, 2, 3], [3, 4, 5, 3]).tolist()
+  window = sources.make("trajectories", "all", **args, length=3).get(1)
+  assert window["position"].tolist() == [[-3], [-4], [-5]]
+  with pytest.raises(FileNotFoundError, match="nowhere"):
+    recordings.read(tmp_path / "nowhere", format="other_format.counted")
 
 
 def cut(path):
@@ -230,13 +258,14 @@ def test_damaged_files_are_refused(name, tmp_path):
   write, told = DAMAGES[name]
   path = write(tmp_path)
   with pytest.raises((ValueError, ImportError), match=told):
-    trajectories.load(path)
+    recordings.read(path)
 
 
 @pytest.mark.parametrize("args,error,told", [
     (dict(path="nowhere.npz"), FileNotFoundError, "'nowhere.npz' does not exist"),
-    (dict(path="tests"), ValueError, "'tests' is no recording that is known"),
-    (dict(path="synthetic", format="hdf"), ValueError, "did you mean 'hdf5'"),
+    (dict(path="tests"), ValueError, "'tests' is no recording that is known.* one of donkey, hdf5"),
+    (dict(path="synthetic", format="hdf"), ValueError,
+     "did you mean 'hdf5'. Known: donkey, hdf5, lerobot, npz, pusht, synthetic;"),
     (dict(path="synthetic", length=1), ValueError, "length = 1: at least 2"),
     (dict(path="synthetic", frameskip=0), ValueError, "frameskip = 0"),
     (dict(path="synthetic", length=9, frameskip=3), ValueError, "has the 25 steps of a window of 9 frames"),
@@ -246,7 +275,7 @@ def test_damaged_files_are_refused(name, tmp_path):
 def test_wrong_arguments_say_what_to_write(args, error, told, monkeypatch):
   monkeypatch.chdir(runs.ROOT)
   with pytest.raises(error, match=told):
-    sources.load("trajectories", "train", **args)
+    sources.make("trajectories", "train", **args)
 
 
 # Windows
@@ -255,9 +284,9 @@ def test_wrong_arguments_say_what_to_write(args, error, told, monkeypatch):
 @pytest.mark.parametrize("length,frameskip,stride", [(2, 1, 1), (4, 1, 2), (3, 3, 1), (5, 2, 3)])
 def test_windows_keep_to_their_episode(length, frameskip, stride, tmp_path):
   r, path = recording(), str(write_npz(tmp_path, recording()))
-  source = sources.load("trajectories", "all", path=path, length=length, frameskip=frameskip, stride=stride)
+  source = sources.make("trajectories", "all", path=path, length=length, frameskip=frameskip, stride=stride)
   reach, episode = frameskip * (length - 1), np.searchsorted(ENDS, np.arange(40), side="right")
-  starts = [s for a, b in trajectories.episodes(ENDS) for s in range(a, b, stride) if s + reach < b]
+  starts = [s for a, b in recordings.episodes(ENDS) for s in range(a, b, stride) if s + reach < b]
   assert source.length == len(starts) and source.arrays["index"].tolist() == starts
   for n, s in enumerate(starts):
     window = source.get(n)
@@ -272,7 +301,8 @@ def test_windows_keep_to_their_episode(length, frameskip, stride, tmp_path):
 
 def test_episodes_are_held_out_whole(tmp_path):
   path = str(write_npz(tmp_path, recording()))
-  load = lambda which, **more: sources.load("trajectories", which, path=path, length=3, test_share=0.5, **more)
+  load = lambda which, **more: sources.make("trajectories", which, path=path, length=3, test_share=0.5,
+                                            **more)
   of = lambda source: set(np.searchsorted(ENDS, source.arrays["index"], side="right"))
   parts = [(of(load("train", seed=s)), of(load("test", seed=s))) for s in range(6)]
   assert all(a | b == {0, 1, 2, 3} and not a & b and len(b) == 2 for a, b in parts)
@@ -284,8 +314,9 @@ def test_episodes_are_held_out_whole(tmp_path):
 
 
 def test_batches_are_gathered_and_go_on_where_they_stopped():
-  source = sources.load("trajectories", "train", path="synthetic", length=4, frameskip=2)
-  assert source.arrays["image"]._data is sources.load("trajectories", "test", path="synthetic").arrays["image"]._data
+  source = sources.make("trajectories", "train", path="synthetic", length=4, frameskip=2)
+  other = sources.make("trajectories", "test", path="synthetic")
+  assert source.arrays["image"]._data is other.arrays["image"]._data
   stream = pipeline.train(source, batch=8, seed=3)
   batches = [next(stream) for _ in range(5)]
   other = pipeline.train(source, batch=8, seed=3)
@@ -304,15 +335,15 @@ def test_batches_are_gathered_and_go_on_where_they_stopped():
 
 def test_the_normaliser_is_of_the_training_episodes(tmp_path):
   path = str(write_npz(tmp_path, recording()))
-  source = sources.load("trajectories", "train", path=path, length=3, frameskip=2)
+  source = sources.make("trajectories", "train", path=path, length=3, frameskip=2)
   trained = trajectories.split(4)["train"]
-  steps = np.concatenate([np.arange(a, b) for a, b in trajectories.episodes(ENDS)[trained]])
+  steps = np.concatenate([np.arange(a, b) for a, b in recordings.episodes(ENDS)[trained]])
   found = source.normaliser
   np.testing.assert_allclose(found["action"]["mean"], [steps.mean(), -steps.mean()] * 2, rtol=1e-6)
   np.testing.assert_allclose(found["action"]["std"], [steps.std()] * 4, rtol=1e-6)
   np.testing.assert_allclose(found["position"]["mean"], [steps.mean(), 2 * steps.mean(), 7], rtol=1e-6)
   np.testing.assert_allclose(found["position"]["std"], [steps.std(), 2 * steps.std(), 1], rtol=1e-6)
-  assert sources.load("trajectories", "train", path=path, length=3, normalise=False).normaliser is None
+  assert sources.make("trajectories", "train", path=path, length=3, normalise=False).normaliser is None
 
 
 def test_a_world_is_normalised_only_when_asked(monkeypatch):
@@ -320,7 +351,7 @@ def test_a_world_is_normalised_only_when_asked(monkeypatch):
     steps = jnp.arange(length) + 10.0 * index
     return {"image": None, "action": steps[:-1, None], "position": jnp.stack([steps, 0 * steps + 2], -1)}
   monkeypatch.setattr(worlds, "trajectory", numbered)
-  load = lambda **more: sources.load("world", "train", name="wall", length=5, n=40, **more)
+  load = lambda **more: sources.make("world", "train", name="wall", length=5, n=40, **more)
   assert load().normaliser is None
   found, steps = load(normalise=3).normaliser, np.arange(5) + 10.0 * np.arange(3)[:, None]
   np.testing.assert_allclose(found["action"]["std"], steps[:, :-1].std(), rtol=1e-5)
@@ -338,7 +369,7 @@ def trained(tmp_path_factory):
 
 def test_the_model_keeps_its_normaliser_and_resumes_bit_for_bit(trained, tmp_path):
   workdir, exp = trained
-  state = experiment.load(str(workdir), exp.abstract, exp.shardings).state
+  state = initial.restore(str(workdir), exp.abstract, exp.shardings).state
   for name, saved in state.extra["normaliser"].items():
     for k, v in saved.items():
       np.testing.assert_array_equal(v, exp.train.normaliser[name][k])
@@ -347,7 +378,7 @@ def test_the_model_keeps_its_normaliser_and_resumes_bit_for_bit(trained, tmp_pat
   c = runs.config("pldm_pusht")
   c.eval.final, c.eval.floors = ("collapse",), False
   assert train.run(c, tmp_path / "half") == 0
-  again = experiment.load(str(tmp_path / "half"), exp.abstract, exp.shardings).state
+  again = initial.restore(str(tmp_path / "half"), exp.abstract, exp.shardings).state
   assert int(again.step) == 4 and runs.equal(again, state)
 
 
@@ -361,7 +392,7 @@ def test_raw_actions_are_standardised_for_the_model(trained):
   extra = {"normaliser": {"action": {"mean": jnp.array([1., 2, 3, 4]), "std": jnp.array([1., 2, 4, 8])},
                           "position": state.extra["normaliser"]["position"]}}
   plain = batch | {"action": (batch["action"] - [1, 2, 3, 4]) / [1, 2, 4, 8]}
-  method, model = module.make(**args, steps=4), runs.compiled(experiment.world_model(exp))
+  method, model = module.make(**args, steps=4), runs.compiled(exp.world)
   bare = runs.compiled(module.world_model(encoder=args["encoder"], predictor=args["predictor"], mean=args["mean"],
                                           std=args["std"]))
   loss = lambda method, *rest: jax.jit(method.loss)(state.params, *rest, jax.random.key(0))[0]
@@ -397,7 +428,7 @@ def dot(latent="array", gain=1.0, encode=lambda x: x):
 
 @pytest.fixture(scope="module")
 def parts():
-  return [sources.load("trajectories", which, path="synthetic", length=5) for which in ("train", "test")]
+  return [sources.make("trajectories", which, path="synthetic", length=5) for which in ("train", "test")]
 
 
 def measure(model, parts):
@@ -425,7 +456,8 @@ def test_open_loop_tells_a_right_model_from_its_floors(latent, parts):
 def test_mean_motion_follows_a_steady_drift(tmp_path):
   """Frames that grow by one a step: the mean motion says where they are; a model that stands still is the floor."""
   path = str(write_npz(tmp_path, recording()))
-  drift = [sources.load("trajectories", which, path=path, length=3, test_share=0.5) for which in ("train", "test")]
+  drift = [sources.make("trajectories", which, path=path, length=3, test_share=0.5)
+           for which in ("train", "test")]
   model = WorldModel(lambda params, extra, image: image[..., 0].astype(jnp.float32).mean((1, 2))[:, None] / 5,
                      lambda params, extra, z, a: z, lambda a, b: jnp.square(a - b).sum(-1))
   found = measure(model, drift)
@@ -444,17 +476,28 @@ def test_a_collapsed_model_is_not_called_exact(parts):
   assert any("one point" in n for n in constant.notes) and any("no probe" in n for n in constant.notes)
 
 
+def test_windows_of_another_length_than_in_training(trained):
+  _, exp = trained
+  state = experiment.initial_state(exp)
+  features = evaluation.features_of(exp, state, exp.train, exp.test)
+  assert open_loop.missing(features) == ""
+  rows = open_loop.evaluate(features, row="a", seed=0, windows=8, length=3, chunk=4)
+  assert len(rows[-1]["protocol"]["outcome"]["by_step"]) == 2 and exp.test.shape[0] == 4
+  with pytest.raises(ValueError, match="a: no open loop, since it needs a method with a world_model"):
+    open_loop.evaluate(features._replace(subject=features.subject._replace(world=None)), row="a", seed=0)
+
+
 def test_results_and_picture_of_open_loop(trained):
   workdir, exp = trained
-  rows = suite.load(workdir / "results.json")
+  rows = results.read(workdir / "results.json")
   by = {(r["row"], r["metric"]): r for r in rows}
-  for row in (suite.UNTRAINED, suite.TRAINED):
+  for row in (results.UNTRAINED, results.TRAINED):
     for metric in ("open_loop", "open_loop_still", "open_loop_mean_motion", "open_loop_shuffled", "position_error",
                    "position_error_encoded"):
       r = by[row, metric]
       assert len(r["protocol"]["outcome"]["by_step"]) == 3 and r["mean"] == r["protocol"]["outcome"]["by_step"][-1]
   assert (workdir / "figures" / "open_loop.png").stat().st_size > 1000
-  assert "open loop" in suite.table(rows)
+  assert "open loop" in results.table(rows)
 
 
 # Real data
@@ -463,11 +506,11 @@ def test_results_and_picture_of_open_loop(trained):
 def test_pusht_frames_show_the_agent_where_the_state_says():
   if not (SHARED / "pusht").exists():
     pytest.skip("the PushT demonstrations are not there (../shared/data/pusht)")
-  r = trajectories.load(SHARED / "pusht", images=False)
+  r = recordings.read(SHARED / "pusht", images=False)
   assert r.state.shape == (25650, 5) and r.action.shape == (25650, 2) and len(r.ends) == 206
-  files = trajectories.READERS["pusht"](SHARED / "pusht", "")
+  files = pusht.read(SHARED / "pusht", "")
   for e in (0, 150):
-    a, b = trajectories.episodes(r.ends)[e]
+    a, b = recordings.episodes(r.ends)[e]
     frames = files.frames(e).astype(int)
     x, y = (r.state[a:b, :2] * 96 / 512).round().astype(int).T
     seen = frames[np.arange(b - a), y, x]
@@ -477,7 +520,7 @@ def test_pusht_frames_show_the_agent_where_the_state_says():
 def test_donkey_track_is_read():
   if not (SHARED / "donkey_track").exists():
     pytest.skip("the recorded track is not there (../shared/data/donkey_track)")
-  r = trajectories.load(SHARED / "donkey_track", images=False)
+  r = recordings.read(SHARED / "donkey_track", images=False)
   assert r.action.shape == (9815, 2) and r.state.shape == (9815, 0) and len(r.ends) == 127
-  files = trajectories.READERS["donkey"](SHARED / "donkey_track", "")
+  files = donkey.read(SHARED / "donkey_track", "")
   assert files.frames(0).shape == (12, 72, 96, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from jepa import views
+from jepa import photometric, views
 from tests import laws
 
 KEY = jax.random.key(0)
@@ -215,7 +215,7 @@ def test_hue_shift_is_that_of_hsv():
   image = np.concatenate([
       images()[0].reshape(-1, 3), np.eye(3), 1 - np.eye(3), np.full((1, 3), 0.4), np.zeros((1, 3)),
       np.array([[0.5, 0.5, 0.2], [0.2, 0.7, 0.7], [0.9, 0.1, 0.9]])]).astype(np.float32)[None]
-  shift_hue = jax.jit(views.shift_hue)
+  shift_hue = jax.jit(photometric.shift_hue)
   for shift in (0.0, 0.1, -0.1, 0.5, -0.37):
     def turn(pixel):
       h, s, v = colorsys.rgb_to_hsv(*pixel)
@@ -232,7 +232,7 @@ def test_jitter_blends_with_mean_and_grey():
   squares; over keys each is uniform in [1 - strength, 1 + strength], on its own."""
   # a mean over channels is not the mean grey
   image = ([0.3, 0.4, 0.5] + 0.1 * images()[0]).astype(np.float32)
-  out = each(views.color_jitter, 1000, image, brightness=0.0, contrast=0.3, saturation=0.2, hue=0.0)
+  out = each(photometric.color_jitter, 1000, image, brightness=0.0, contrast=0.3, saturation=0.2, hue=0.0)
   grey = np.broadcast_to((image @ LUMA)[..., None], image.shape)
   a = np.stack([image, grey, np.full_like(image, grey.mean())], -1).reshape(-1, 3).astype(np.float64)
   solution, residual, _, _ = np.linalg.lstsq(a, out.reshape(1000, -1).T, rcond=None)
@@ -252,7 +252,7 @@ def blended(image, other, factor):
 def test_jitter_clips_takes_every_order_and_never_a_negative_factor():
   """Brightness before contrast is not contrast before brightness, once values are clipped; both happen."""
   image = images(1, 8, 8)[0]
-  out = each(views.color_jitter, 400, image, brightness=1.5, contrast=0.9, saturation=0.0, hue=0.0)
+  out = each(photometric.color_jitter, 400, image, brightness=1.5, contrast=0.9, saturation=0.0, hue=0.0)
   assert out.min() >= 0 and out.max() == 1 and out.mean((1, 2, 3)).min() < 0.05
   bright_first, contrast_first = [], []
   for f in np.linspace(0.0, 2.5, 51):
@@ -272,7 +272,7 @@ def test_jitter_clips_takes_every_order_and_never_a_negative_factor():
 def test_hue_and_brightness_jitter_are_uniform():
   # no clipping; brightness moves neither hue nor saturation
   pixel = np.full((1, 1, 3), [0.6, 0.3, 0.2], np.float32)
-  out = each(views.color_jitter, 1000, pixel, brightness=0.4, contrast=0.0, saturation=0.0,
+  out = each(photometric.color_jitter, 1000, pixel, brightness=0.4, contrast=0.0, saturation=0.0,
              hue=0.1)[:, 0, 0].astype(float)
   before, after = colorsys.rgb_to_hsv(0.6, 0.3, 0.2), np.array([colorsys.rgb_to_hsv(*p) for p in out])
   turned = (after[:, 0] - before[0] + 0.5) % 1 - 0.5
@@ -288,8 +288,8 @@ def test_jitter_in_order_is_one_step_after_the_other():
   factors, shift = np.array([1.6, 0.3, 1.7], np.float32), np.float32(0.15)
   steps = (lambda x: blended(x, 0, factors[0]), lambda x: blended(x, (x @ LUMA).mean(), factors[1]),
            lambda x: blended(x, (x @ LUMA)[..., None], factors[2]),
-           lambda x: np.asarray(views.shift_hue(x.astype(np.float32), shift)))
-  jitter = jax.jit(views.jitter_in_order)
+           lambda x: np.asarray(photometric.shift_hue(x.astype(np.float32), shift)))
+  jitter = jax.jit(photometric.jitter_in_order)
   results = []
   for steps_in_order in itertools.permutations(range(4)):
     expected = image
@@ -304,7 +304,7 @@ def test_jitter_in_order_is_one_step_after_the_other():
 
 def test_all_orders_of_the_jitter_are_equally_likely():
   for kinds, count in (((0, 1, 2), 24), ((0, 2), 6), ((), 1)):
-    order, turn = jax.vmap(lambda k: views.jitter_order(k, kinds))(jax.random.split(KEY, 4800))
+    order, turn = jax.vmap(lambda k: photometric.jitter_order(k, kinds))(jax.random.split(KEY, 4800))
     assert order.shape == (4800, len(kinds)) and set(np.unique(order)) == set(kinds)
     _, seen = np.unique(np.concatenate([order, turn[:, None]], 1), axis=0, return_counts=True)
     assert len(seen) == count and (count == 1 or stats.chisquare(seen).pvalue > 1e-3)
@@ -313,22 +313,24 @@ def test_all_orders_of_the_jitter_are_equally_likely():
 def test_jitter_of_no_strength_is_the_identity_and_of_hue_alone_a_shift():
   image = images()[0]
   none = dict(brightness=0.0, contrast=0.0, saturation=0.0)
-  np.testing.assert_array_equal(each(views.color_jitter, 3, image, **none, hue=0.0), np.stack([image] * 3))
-  turned = each(views.color_jitter, 3, image, **none, hue=0.5)
+  same = each(photometric.color_jitter, 3, image, **none, hue=0.0)
+  np.testing.assert_array_equal(same, np.stack([image] * 3))
+  turned = each(photometric.color_jitter, 3, image, **none, hue=0.5)
   np.testing.assert_allclose(turned.max(-1), np.stack([image.max(-1)] * 3), atol=1e-5)
   assert np.abs(turned - image).max((1, 2, 3)).min() > 0.01
 
 
 def test_photometry_of_what_is_not_rgb_says_what_to_set():
   with pytest.raises(ValueError, match="RGB, not 1 channel.*jitter = 0"):
-    views.apply_photometric(KEY, images(c=1)[0])
-  assert views.apply_photometric(KEY, images(c=1)[0], jitter=0.0, gray=0.0, blur=1.0).shape == (16, 16, 1)
+    photometric.apply_photometric(KEY, images(c=1)[0])
+  blurred = photometric.apply_photometric(KEY, images(c=1)[0], jitter=0.0, gray=0.0, blur=1.0)
+  assert blurred.shape == (16, 16, 1)
 
 
 @pytest.mark.parametrize("h,w,radius", [(32, 20, 1), (50, 60, 2)])
 def test_blur_is_a_gaussian_cut_at_a_tenth_of_the_side(h, w, radius):
   image = images(1, h, w)[0]
-  blur = jax.jit(views.gaussian_blur)
+  blur = jax.jit(photometric.gaussian_blur)
   for sigma in (0.1, 0.8, 2.0):
     expected = ndimage.gaussian_filter(image, (sigma, sigma, 0), radius=(radius, radius, 0), mode="mirror")
     np.testing.assert_allclose(blur(image, sigma), expected, atol=1e-5)
@@ -339,8 +341,8 @@ def test_photometric_transforms_happen_as_often_as_told():
   a bright half made dark."""
   dark, bright = np.array([0.1, 0.2, 0.3]), np.array([0.9, 0.85, 0.8])
   image = np.where(np.arange(16)[None, :, None] < 8, dark, bright).repeat(16, 0).astype(np.float32)
-  out = each(views.apply_photometric, 1500, image, brightness=0.05, contrast=0.0, saturation=0.0, hue=0.0,
-             jitter=0.8, gray=0.2, blur=0.5, blur_sigma=(0.5, 2.0), solarize=0.1)
+  out = each(photometric.apply_photometric, 1500, image, brightness=0.05, contrast=0.0, saturation=0.0,
+             hue=0.0, jitter=0.8, gray=0.2, blur=0.5, blur_sigma=(0.5, 2.0), solarize=0.1)
   left, right = out[:, 8, 1], out[:, 8, -2]
   grey = np.ptp(left, axis=-1) < 1e-5
   scale = np.where(grey, left[:, 0] / (dark @ LUMA), left[:, 0] / dark[0])
@@ -359,11 +361,11 @@ def test_photometric_transforms_happen_as_often_as_told():
 
 
 def test_photometric_stays_in_range():
-  photometric = jax.jit(jax.vmap(functools.partial(views.apply_photometric, solarize=0.2)))
+  transform = jax.jit(jax.vmap(functools.partial(photometric.apply_photometric, solarize=0.2)))
   keys = jax.random.split(KEY, 100)
   noise = np.round(images(100, 12, 10))                              # zeros and ones
   for batch in (np.zeros_like(noise), np.ones_like(noise), noise):
-    out = np.asarray(photometric(keys, batch))
+    out = np.asarray(transform(keys, batch))
     assert out.shape == batch.shape and out.min() > -1e-6 and out.max() < 1 + 1e-6
 
 
@@ -411,6 +413,15 @@ def test_to_float_and_standardise():
   mean, std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
   np.testing.assert_allclose(views.standardise(x, mean, std), (byte / 255.0 - mean) / std, atol=1e-6)
   np.testing.assert_allclose(views.standardise(x, 0.5, 0.5), byte / 127.5 - 1, atol=1e-6)
+  np.testing.assert_array_equal(views.standardise(byte, mean, std), views.standardise(x, mean, std))
+
+
+def test_recipes_by_name_take_bytes():
+  byte = (255 * images(3)).astype(np.uint8)
+  for args in (CROPS, dict(AFFINE, noise=0.0), dict(kind="supervised", size=8)):
+    recipe = jax.jit(views.make(**args))
+    for ours, of_floats in zip(recipe(KEY, byte), recipe(KEY, views.to_float(byte))):
+      np.testing.assert_allclose(ours, of_floats, atol=1e-5)
 
 
 def test_an_unknown_recipe_says_which_exist():
@@ -480,7 +491,7 @@ def test_local_views_take_their_own_photometry_or_the_last_one():
 def test_small_leaves_blur_out_of_every_view(monkeypatch):
   def blur(image, sigma):
     raise AssertionError("blurred")
-  monkeypatch.setattr(views, "gaussian_blur", blur)
+  monkeypatch.setattr(photometric, "gaussian_blur", blur)
   batch = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
   for kind in views.PUBLISHED:
     args = dict(local_size=8) if "local_size" in views.PUBLISHED[kind] else {}

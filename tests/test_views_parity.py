@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jepa import peers, views
+from jepa import peers, photometric, views
 from tests import laws
 
 torch = pytest.importorskip(
@@ -36,20 +36,20 @@ def theirs(function, *args, image=IMAGE, **kwargs):
                                          (2, F.adjust_saturation)])
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.7])
 def test_blends(kind, adjust, factor):
-  jitter = jax.jit(lambda factors: views.jitter_in_order(IMAGE, factors, None, jnp.array([kind]), 0))
+  jitter = jax.jit(lambda factors: photometric.jitter_in_order(IMAGE, factors, None, jnp.array([kind]), 0))
   ours = jitter(jnp.ones(3).at[kind].set(factor))
   np.testing.assert_allclose(ours, theirs(adjust, factor), atol=2e-4)      # their grey weighs red by 0.2989
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.05, -0.2, 0.5, -0.5])
 def test_hue(shift):
-  ours = jax.jit(views.shift_hue)(IMAGE, jnp.float32(shift))
+  ours = jax.jit(photometric.shift_hue)(IMAGE, jnp.float32(shift))
   np.testing.assert_allclose(ours, theirs(F.adjust_hue, shift), atol=1e-5)
 
 
 def test_all_orders_of_the_jitter():
   steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
-  jitter = jax.jit(views.jitter_in_order)
+  jitter = jax.jit(photometric.jitter_in_order)
   rng = np.random.default_rng(1)
   for _ in range(24):
     order, turn = rng.permutation(3), int(rng.integers(4))
@@ -62,13 +62,13 @@ def test_all_orders_of_the_jitter():
 
 
 def test_grey():
-  np.testing.assert_allclose(views.luma(IMAGE), theirs(F.rgb_to_grayscale), atol=2e-4)
+  np.testing.assert_allclose(photometric.luma(IMAGE), theirs(F.rgb_to_grayscale), atol=2e-4)
 
 
 @pytest.mark.parametrize("side,kernel", [(36, 3), (60, 7)])
 def test_blur(side, kernel):
   image = np.random.default_rng(1).random((side, 44, 3), np.float32)
-  blur = jax.jit(views.gaussian_blur)
+  blur = jax.jit(photometric.gaussian_blur)
   for sigma in (0.1, 0.7, 2.0):
     expected = theirs(F.gaussian_blur, kernel, sigma, image=image)
     np.testing.assert_allclose(blur(image, jnp.float32(sigma)), expected, atol=1e-5)
@@ -77,7 +77,7 @@ def test_blur(side, kernel):
 def test_solarisation():
   image = IMAGE.copy()
   image[0, 0] = 0.5                                                # at the threshold both invert
-  ours = views.apply_photometric(jax.random.key(0), image, jitter=0.0, gray=0.0, blur=0.0, solarize=1.0)
+  ours = photometric.apply_photometric(jax.random.key(0), image, jitter=0.0, gray=0.0, blur=0.0, solarize=1.0)
   np.testing.assert_allclose(ours, theirs(F.solarize, 0.5, image=image), atol=1e-6)
 
 

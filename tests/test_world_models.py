@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import checkpoint, evaluation, experiment, plan, train, worlds
-from jepa.data import sources
+from jepa import checkpoint, evaluation, experiment, initial, plan, train, worlds
+from jepa.data import source as sources
 from jepa.losses import dynamics as losses
 from jepa.methods import pldm
 from jepa.models import backbone, dynamics, frames, impala, pixels, positions, rssm
@@ -30,7 +30,8 @@ def test_losses_are_their_numpy_loops():
   rng = np.random.default_rng(0)
   z = rng.normal(size=(5, 4, 3))
   imagined = rng.normal(size=(5, 3, 3))
-  np.testing.assert_allclose(losses.rollout(imagined, z), np.mean((imagined - z[:, 1:]) ** 2), rtol=1e-5)
+  expected = np.mean((imagined - z[:, 1:]) ** 2)
+  np.testing.assert_allclose(losses.rollout_error(imagined, z), expected, rtol=1e-5)
   np.testing.assert_allclose(losses.smoothness(z), np.mean([(z[:, t + 1] - z[:, t]) ** 2 for t in range(3)]),
                              rtol=1e-5)
   spread = [max(0.0, 2 - np.sqrt(z[b, :, d].var(ddof=1) + 1e-4)) for b in range(5) for d in range(3)]
@@ -142,7 +143,7 @@ def test_members_go_their_own_ways_and_their_disagreement_counts():
 
 
 def test_a_trajectory_is_a_function_of_seed_and_index():
-  source = sources.load("world", "train", name="two_rooms", args=dict(random=True), length=5, n=20, test=4)
+  source = sources.make("world", "train", name="two_rooms", args=dict(random=True), length=5, n=20, test=4)
   assert source.length == 20 and source.shape == (5, 65, 65, 2) and "two_rooms version" in source.describe
   one = jax.jit(source.generate)(7)
   many = jax.jit(jax.vmap(source.generate))(jnp.array([3, 7]))
@@ -150,14 +151,14 @@ def test_a_trajectory_is_a_function_of_seed_and_index():
     np.testing.assert_array_equal(v, many[k][1])
   assert one["image"].dtype == np.uint8 and one["action"].shape == (4, 2) and one["position"].shape == (5, 2)
   assert not np.array_equal(many["position"][0], many["position"][1])
-  other = sources.load("world", "train", name="two_rooms", args=dict(random=True), length=5, n=20, seed=1)
+  other = sources.make("world", "train", name="two_rooms", args=dict(random=True), length=5, n=20, seed=1)
   assert not np.array_equal(other.generate(7)["position"], one["position"])
-  test = sources.load("world", "test", name="two_rooms", args=dict(random=True), length=5, n=20, test=4)
+  test = sources.make("world", "test", name="two_rooms", args=dict(random=True), length=5, n=20, test=4)
   assert set(test.arrays["index"]).isdisjoint(source.arrays["index"]) and test.length == 4
 
 
 def test_a_window_lies_anywhere_in_its_span():
-  make = lambda **args: sources.load("world", "train", name="two_rooms", args=dict(random=True), n=20, **args)
+  make = lambda **args: sources.make("world", "train", name="two_rooms", args=dict(random=True), n=20, **args)
   whole, part = make(length=20), make(length=5, span=20)
   places = set()
   for i in range(6):
@@ -172,7 +173,7 @@ def test_a_window_lies_anywhere_in_its_span():
 
 
 def test_frames_and_positions_follow_the_actions():
-  source = sources.load("world", "train", name="two_rooms", length=6, n=8)
+  source = sources.make("world", "train", name="two_rooms", length=6, n=8)
   found = source.generate(2)
   world = worlds.make("two_rooms")
   state = world.problem(jax.random.key(0))[0]._replace(position=found["position"][0])
@@ -183,10 +184,11 @@ def test_frames_and_positions_follow_the_actions():
 
 
 @pytest.mark.parametrize("args,told", [(dict(length=1), "two frames"), (dict(name="two_room"), "did you mean"),
-                                       (dict(args=dict(randm=True)), "did you mean 'random'")])
+                                       (dict(args=dict(randm=True)), "did you mean 'random'"),
+                                       (dict(name="pusht_gym"), "pusht_gym steps on the host.*jepa.worlds.collect")])
 def test_bad_worlds_are_refused(args, told):
   with pytest.raises(ValueError, match=told):
-    sources.load("world", "train", **args)
+    sources.make("world", "train", **args)
 
 
 def test_resume_is_bit_exact_with_data_made_in_the_step(tmp_path):
@@ -199,7 +201,7 @@ def test_resume_is_bit_exact_with_data_made_in_the_step(tmp_path):
   shutil.rmtree(tmp_path / "half" / "checkpoints" / "4")
   assert train.run(c, tmp_path / "half") == 0
   exp = experiment.build(c)
-  a, b = (experiment.load(str(tmp_path / d), exp.abstract, exp.shardings).state for d in ("whole", "half"))
+  a, b = (initial.restore(str(tmp_path / d), exp.abstract, exp.shardings).state for d in ("whole", "half"))
   assert int(a.step) == 4 and runs.equal(a, b)
 
 
@@ -259,7 +261,7 @@ def test_pldm_learns_a_predictor_over_a_frozen_encoder(tmp_path):
   c.args.frozen, c.init.encoder = True, str(tmp_path)
   exp = experiment.build(c)
   with checkpoint.open(tmp_path / "none") as empty:
-    state, _, _ = experiment.start(exp, empty)
+    state, _, _ = initial.start(exp, empty)
   predictor = jax.device_get(state.params["predictor"])
   step = jax.jit(exp.step)
   for batch in runs.batches(exp, 2):
@@ -363,7 +365,7 @@ def test_a_frozen_encoder_comes_from_another_run(tmp_path):
   c.init.encoder = str(tmp_path)
   exp = experiment.build(c)
   with checkpoint.open(tmp_path / "none") as empty:
-    state, _, told = experiment.start(exp, empty)
+    state, _, told = initial.start(exp, empty)
   assert "encoder of" in told and runs.equal(state.extra["encoder"], trained)
   encoder = c.args.encoder.to_dict()
   for name, value, reason in (("std", (0.5, 0.5), "std: "), ("encoder", encoder | dict(heads=1), "heads: 2"),
@@ -375,7 +377,7 @@ def test_a_frozen_encoder_comes_from_another_run(tmp_path):
     other.args[name] = value
     other = experiment.build(other)
     with pytest.raises(checkpoint.Mismatch, match=reason):
-      experiment._with_encoder(other, other.abstract, str(tmp_path))
+      initial._with_encoder(other, other.abstract, str(tmp_path))
 
 
 def test_the_target_is_frozen_where_there_is_one(tmp_path):
@@ -387,7 +389,7 @@ def test_the_target_is_frozen_where_there_is_one(tmp_path):
     checkpoint.save(checkpointer, saved, data={}, config=theirs.config)
   like = lambda tree: tree._replace(params={}, extra={"encoder": tree.extra["target"]})
   wants = theirs._replace(abstract=like(theirs.abstract), shardings=like(theirs.shardings))
-  state = experiment._with_encoder(wants, wants.abstract, str(tmp_path))
+  state = initial._with_encoder(wants, wants.abstract, str(tmp_path))
   assert runs.equal(state.extra["encoder"], saved.extra["target"])
 
 

@@ -1,6 +1,8 @@
 """One contract for every world, and what is true of each: no wall is ever crossed, mazes hang together, the T
 moves as a pushed block does."""
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from jepa import worlds
 from jepa.worlds import dots, maze, pusht, two_rooms
+from tests import runs
 
 CASES = {"two_rooms": ("two_rooms", dict(random=True)), "wall": ("wall", {}), "maze": ("maze", {}),
          "pusht": ("pusht", {})}
@@ -156,8 +159,12 @@ def test_clip_keeps_directions():
 
 
 @pytest.mark.parametrize("name,args,words", [
-    ("two_room", {}, ("unknown world 'two_room'", "did you mean 'two_rooms'?", "Known: two_rooms, wall")),
-    ("two_rooms", dict(dor=3), ("no argument 'dor'", "did you mean 'door'?", "half_door")),
+    ("two_room", {}, ("there is no jepa.worlds.two_room", "did you mean 'two_rooms'?",
+                      "Known: maze, pusht, two_rooms, wall")),
+    ("dots", {}, ("jepa.worlds.dots has no make", "Known: maze")),
+    ("pusht_gmy", {}, ("no jepa.worlds.pusht_gmy", "did you mean 'pusht'?")),
+    ("two_rooms", dict(dor=3), ("two_rooms.dor is not an option", "did you mean 'door'?", "half_door")),
+    ("gymnasium", {}, ("gymnasium.id is missing",)),
     ("two_rooms", dict(door=60), ("door = 60", "10 .. 54")),
     ("two_rooms", dict(gain=0.0), ("gain = 0", "positive")),
     ("maze", dict(loops=17), ("loops = 17", "16 walls to open")),
@@ -170,6 +177,40 @@ def test_errors_say_what_to_do(name, args, words):
     worlds.make(name, **args)
   for word in words:
     assert word in str(error.value)
+
+
+def test_worlds_are_found_by_path_and_not_imported_before():
+  assert worlds.names() == ["maze", "pusht", "two_rooms", "wall"] == sorted(CASES)
+  assert worlds.names("make_hosted") == ["gymnasium", "pusht_gym"]
+  assert worlds.hosted("pusht_gym") and worlds.hosted("gymnasium:a:B-v0") and not worlds.hosted("maze")
+  listed = "import sys, jepa.worlds; print(*sorted(m for m in sys.modules if m.startswith('jepa.worlds.')))"
+  done = subprocess.run([sys.executable, "-c", listed], cwd=runs.ROOT, capture_output=True, text=True,
+                        timeout=120)
+  assert done.stdout.split() == ["jepa.worlds.host", "jepa.worlds.world"], done.stderr
+
+
+def test_a_world_of_another_repository(tmp_path, monkeypatch):
+  """By its dotted name, native or on the host; what has neither function is refused."""
+  (tmp_path / "away").mkdir()
+  for name, text in {
+      "__init__": "", "empty": "",
+      "narrow": ("from jepa.worlds import two_rooms\n"
+                 "def make(*, door: int = 9):\n  return two_rooms.make(door=door)._replace(name='narrow')\n"),
+      "robot": ("from jepa.worlds.host import HostWorld\n"
+                "def make_hosted(id: str, *, arms: int = 1):\n"
+                "  return HostWorld(id, arms, None, (1, 1, 3), None, None, None, 9, ('', ''))\n")}.items():
+    (tmp_path / "away" / f"{name}.py").write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  world = worlds.make("away.narrow", door=30)
+  assert (world.name, float(world.reset(jax.random.key(0)).door)) == ("narrow", 30)
+  assert not worlds.hosted("away.narrow")
+  robot = worlds.make("away.robot:two.arms", arms=2)
+  assert (robot.name, robot.version) == ("two.arms", 2) and worlds.hosted("away.robot:two.arms")
+  for name, args, words in (("away.narow", {}, "there is no away.narow. Known: maze"),
+                            ("away.empty", {}, "away.empty has no make. Known: maze"),
+                            ("away.narrow", dict(dor=3), "narrow.dor is not an option; did you mean 'door'")):
+    with pytest.raises(ValueError, match=words):
+      worlds.make(name, **args)
 
 
 # Dots and walls.

@@ -6,25 +6,29 @@ memory, the other decodes with Grain in threads or worker processes. Their only 
 
 Shape letters: B global batch, b rows of this process, N examples, H W C image, L length of a caption.
 """
+import collections
 from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
 import functools
+import threading
+import time
 from typing import Any
+import weakref
 
 from absl import flags, logging
 import numpy as np
 
-from jepa.data import order as orders, source as sources
-from jepa.data.source import THREADS, Example, Source
+from jepa.data import order as orders
 from jepa.data.order import Order
-from jepa.data.prefetch import Prefetch
+from jepa.data.source import THREADS, Example, Source, keys
 
-# "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]; of sources with captions "text" int32 [B L]; of
-# recordings "image" uint8 [B T H W C], "action" f32 [B T-1 A] and "position" f32 [B T P]
+# "image" uint8 [B H W C], "label" int32 [B], "index" int32 [B]; of sources with captions "text" int32 [B L];
+# of recordings "image" uint8 [B T H W C], "action" f32 [B T-1 A] and "position" f32 [B T P]
 Batch = dict[str, np.ndarray]
 
 _ENDLESS = 2**40                    # batches; Grain wants a length
 _NAMED = 5                          # replacements logged one by one before only their number is
+_PATIENCE = 30.0                    # seconds that close() waits for a batch being prepared
 
 
 def train(source: Source, *, batch: int, seed: int, workers: int = 0, in_memory: bool | None = None,
@@ -64,7 +68,7 @@ class InMemory:
 
   def __init__(self, source: Source, order: Order):
     self.step, self._order = 0, order
-    self._arrays = {k: source.arrays[k] for k in sources.keys(source)}
+    self._arrays = {k: source.arrays[k] for k in keys(source)}
 
   def __iter__(self) -> "InMemory":
     return self
@@ -104,7 +108,7 @@ class Decoded:
     batch = next(self._batches)
     self.step += 1
     self._tell(batch["instead_of"], batch["index"])
-    return {k: batch[k] for k in sources.keys(self._source)}
+    return {k: batch[k] for k in keys(self._source)}
 
   def get_state(self) -> dict[str, int]:
     return orders.state(self._order, self.step)
@@ -125,7 +129,7 @@ class Decoded:
     workers.
     """
     import grain
-    loader = functools.partial(_load, self._source.get, sources.keys(self._source), self._order)
+    loader = functools.partial(_load, self._source.get, keys(self._source), self._order)
     batches = grain.MapDataset.range(self.step, _ENDLESS).map(loader)
     threads = 1 if self._workers else THREADS
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
@@ -146,13 +150,13 @@ class Decoded:
         logging.warning("step %d: %d unreadable examples replaced so far", self.step, self.replaced)
 
 
-def _load(get: Callable[[int], Example | None], keys: tuple[str, ...], order: Order, step: int) -> Batch:
+def _load(get: Callable[[int], Example | None], names: tuple[str, ...], order: Order, step: int) -> Batch:
   """The batch of `step`, and in "instead_of" int32 [b] the index that each row should have had, -1 where it
   has it.
   """
   rows = orders.rows(order, step)
   examples = [_readable(get, int(i), order.length) for i in rows]
-  batch = _stacked([e for _, e in examples], keys)
+  batch = _stacked([e for _, e in examples], names)
   instead_of = [i if skipped else -1 for i, (skipped, _) in zip(rows, examples)]
   return batch | {"instead_of": np.array(instead_of, np.int32)}
 
@@ -181,11 +185,11 @@ def epoch(source: Source, *, batch: int) -> Iterator[tuple[Batch, int]]:
 
 def _from_arrays(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
   for start in range(0, source.length, batch):
-    yield _padded({k: source.arrays[k][start:start + batch] for k in sources.keys(source)}, batch)
+    yield _padded({k: source.arrays[k][start:start + batch] for k in keys(source)}, batch)
 
 
 def _from_reader(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
-  waiting, bad, keys = [], 0, sources.keys(source)
+  waiting, bad, names = [], 0, keys(source)
   chunks = [range(start, min(start + batch, source.length)) for start in range(0, source.length, batch)]
   pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
   try:
@@ -198,18 +202,18 @@ def _from_reader(source: Source, batch: int) -> Iterator[tuple[Batch, int]]:
       bad += len(examples) - len(good)
       waiting += good
       if len(waiting) >= batch:
-        yield _padded(_stacked(waiting[:batch], keys), batch)
+        yield _padded(_stacked(waiting[:batch], names), batch)
         waiting = waiting[batch:]
     if waiting:
-      yield _padded(_stacked(waiting, keys), batch)
+      yield _padded(_stacked(waiting, names), batch)
     if bad:
       logging.warning("%s: left out %d of %d examples, unreadable", source.describe, bad, source.length)
   finally:
     pool.shutdown(cancel_futures=True)
 
 
-def _stacked(examples: list[Example], keys: tuple[str, ...]) -> Batch:
-  return {k: np.stack([e[k] for e in examples]) for k in keys}
+def _stacked(examples: list[Example], names: tuple[str, ...]) -> Batch:
+  return {k: np.stack([e[k] for e in examples]) for k in names}
 
 
 def _padded(rows: Mapping[str, np.ndarray], batch: int) -> tuple[Batch, int]:
@@ -234,8 +238,116 @@ def put(batch: Mapping[str, np.ndarray], sharding) -> dict[str, Any]:
           for k, v in batch.items()}
 
 
-def prefetch(iterator: Iterator, put: Callable[[Any], Any], depth: int = 2) -> Prefetch:
-  """`put` of the iterator's items, prepared `depth` ahead in a thread; see `Prefetch` for positions,
-  `waited` and `close`.
+def prefetch(iterator: Iterator, put: Callable[[Any], Any], depth: int = 2) -> "Ahead":
+  """Takes over `iterator` (which needs get_state and set_state): iterates over put(next(iterator)), prepared
+  `depth` items ahead in a thread that starts at once.
+
+  Raises:
+    ValueError: depth < 1.
   """
-  return Prefetch(iterator, put, depth)
+  if depth < 1:
+    raise ValueError(f"prefetch depth {depth}: at least one batch has to be prepared ahead "
+                     "(config.data.prefetch)")
+  return Ahead(iterator, put, depth)
+
+
+class Ahead:
+  """Items prepared ahead. `waited`: seconds that `next` spent waiting for them, in total.
+
+  After t items `get_state()` is the position the iterator had after producing t, however far ahead the thread
+  has read, so a checkpoint of step t goes on with item t + 1. An exception in the thread is raised by the
+  `next` whose item it was. The thread ends with `close`, with the object, or with the interpreter, whichever
+  comes first.
+  """
+
+  def __init__(self, iterator: Iterator, put: Callable[[Any], Any], depth: int):
+    self.waited = 0.0
+    self._iterator, self._put, self._depth = iterator, put, depth
+    self._start()
+
+  def __iter__(self) -> "Ahead":
+    return self
+
+  def __next__(self) -> Any:
+    lane, start = self._lane, time.monotonic()
+    with lane.changed:
+      lane.changed.wait_for(lambda: lane.ready or lane.end is not None or lane.stopped)
+      self.waited += time.monotonic() - start
+      if lane.stopped:
+        raise ValueError("this prefetch iterator is closed")
+      if not lane.ready:
+        raise lane.end
+      item, self._position = lane.ready.popleft()
+      lane.changed.notify_all()
+    return item
+
+  def get_state(self) -> dict[str, Any]:
+    """The position after the items handed out so far, JSON-able."""
+    return self._position
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Throws away what was prepared and goes on from `state`."""
+    _stop(self._lane, self._thread)
+    self._iterator.set_state(state)
+    self._start()
+
+  def close(self) -> None:
+    """Ends the thread and closes the iterator; may be called again."""
+    self._finalizer()
+    if hasattr(self._iterator, "close") and not self._thread.is_alive():
+      self._iterator.close()
+
+  def __enter__(self) -> "Ahead":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def _start(self) -> None:
+    self._position = self._iterator.get_state()
+    self._lane = _Lane()
+    self._thread = threading.Thread(target=_produce, name="prefetch", daemon=True,
+                                    args=(self._lane, self._iterator, self._put, self._depth))
+    # Neither the thread nor the finalizer refers to self, so dropping the object ends the thread; at exit the
+    # finalizer runs before the interpreter goes, under which a thread inside the runtime would crash.
+    self._finalizer = weakref.finalize(self, _stop, self._lane, self._thread)
+    self._thread.start()
+
+
+class _Lane:
+  """What the thread and its consumer share."""
+
+  def __init__(self):
+    self.changed = threading.Condition()
+    self.ready = collections.deque()          # (item, position after it)
+    self.end: BaseException | None = None     # raised once `ready` is empty
+    self.stopped = False
+
+
+def _produce(lane: _Lane, iterator: Iterator, put: Callable, depth: int) -> None:
+  try:
+    while True:
+      with lane.changed:
+        lane.changed.wait_for(lambda: len(lane.ready) < depth or lane.stopped)
+        if lane.stopped:
+          return
+      entry = put(next(iterator)), iterator.get_state()
+      with lane.changed:
+        lane.ready.append(entry)
+        lane.changed.notify_all()
+      del entry                               # the batch would otherwise live here until the next one
+  except BaseException as error:              # StopIteration too: what ends the iterator ends its consumer
+    with lane.changed:
+      lane.end = error
+      lane.changed.notify_all()
+
+
+def _stop(lane: _Lane, thread: threading.Thread) -> None:
+  with lane.changed:
+    lane.stopped = True
+    lane.ready.clear()
+    lane.changed.notify_all()
+  if thread is not threading.current_thread():
+    thread.join(_PATIENCE)
+    if thread.is_alive():
+      logging.error("the prefetch thread did not stop within %.0f s; left behind", _PATIENCE)

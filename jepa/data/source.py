@@ -1,7 +1,7 @@
 """What a data set is, and what one example of it looks like: the one place that knows.
 
-An image is [H W C]; trajectories and, later, clips have a frame axis before it, [T H W C]. Whoever has to tell
-the two apart asks `sequences`.
+An image is [H W C]; trajectories and, later, clips have a frame axis before it, [T H W C]. Whoever has to
+tell the two apart asks `sequences`.
 
 Shape letters: N examples, B batch, T frames, H W C image, L length of a caption, A action, P position.
 """
@@ -11,6 +11,8 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jepa import config
 
 # "image" uint8 [H W C], "label" int32 [], "index" int32 []; of some sources "text" int32 [L] (jepa/text.py)
 # and "mask" uint8 [H W]: 0 background, 1 + class.
@@ -24,7 +26,7 @@ class Source(NamedTuple):
 
   length: int
   classes: int                                # 0 where unlabelled
-  shape: tuple[int, int, int]                 # H W C
+  shape: tuple[int, ...]                      # H W C, or T H W C
   get: Callable[[int], Example | None]        # None for an unreadable example
   arrays: Mapping[str, np.ndarray] | None     # stacked examples where they fit in memory: the fast path
   describe: str                               # name, version, split, size: goes into protocol records
@@ -33,6 +35,21 @@ class Source(NamedTuple):
   generate: Callable[[Any], dict[str, Any]] | None = None
   # of trajectories: {"action", "position"} -> `moments`; standardises them inside the model
   normaliser: Mapping[str, Mapping[str, np.ndarray]] | None = None
+
+
+_ALSO = {"npz": "arrays", "npy": "arrays"}        # other names of the same file
+
+
+def make(name: str, split: str, /, **args) -> Source:
+  """Opens a split of the source of jepa/data/sources/<name>.py, or of a dotted name. `name` and `split` are
+  positional, since a source may have an argument `name` of its own.
+
+  Raises:
+    ValueError: unknown source or argument, with a suggestion, or a missing one; and what the source itself
+      raises.
+  """
+  source = config.module(_ALSO.get(name, name), "jepa.data.sources")
+  return config.call(functools.partial(source.make, split), "config.data.args", **args)
 
 
 def sequences(source: Source) -> bool:
@@ -66,8 +83,8 @@ def spec(source: Source, batch: int) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def moments(x: np.ndarray, repeat: int = 1) -> dict[str, np.ndarray]:
-  """Mean and standard deviation of each column of [S C], f32 [repeat*C]; 1 in place of the deviation of a column that
-  is constant, so that dividing by it is safe."""
+  """Mean and standard deviation of each column of [S C], f32 [repeat*C]; 1 in place of the deviation of a
+  constant column, so that dividing by it is safe."""
   mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
   std = np.where(std > 1e-6 * np.maximum(1e-6, np.abs(mean)), std, 1.0)
   return {"mean": np.tile(mean, repeat).astype(np.float32), "std": np.tile(std, repeat).astype(np.float32)}

@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from jepa.data import order
+from jepa.data.source import Source, from_arrays
 
 TEST_SHARE = 0.2                    # of every class, where a source has no test part of its own
 _SPLIT, _HOLDOUT = 1, 2             # entropy, so that the two draws are independent of each other
@@ -63,6 +64,23 @@ def select(split: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
   if (np.diff(index) == 0).any():
     raise ValueError(f"split {split!r} selects examples twice")
   return index
+
+
+def source_of(title: str, split: str, image: np.ndarray, label: np.ndarray,
+              parts: Mapping[str, np.ndarray] | None = None, **more: np.ndarray) -> Source:
+  """The examples of `split` among all of a set, which is in memory.
+
+  Args:
+    title: what the set is called in records.
+    image, label: uint8 [N H W C] and int [N], -1 for none. more: see `source.from_arrays`.
+    parts: as of `select`; None: those of `holdout`.
+  """
+  label = label.astype(np.int32)
+  index = select(split, parts or holdout(label))
+  classes = int(label.max()) + 1
+  describe = f"{title}, {split}, {len(index)} images {'x'.join(map(str, image.shape[1:]))}, {classes} classes"
+  return from_arrays(image[index], label[index], classes=classes, describe=describe,
+                     **{k: v[index] for k, v in more.items()})
 
 
 def _place(bound: str | None, length: int, default: int) -> int:

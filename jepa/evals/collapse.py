@@ -14,7 +14,6 @@
 Singular values come from the f64 Gram matrix: good to 1e-8 of the largest, an order below RankMe's 1e-7.
 """
 from collections.abc import Mapping
-import difflib
 from typing import Any
 
 import jax
@@ -22,9 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from jepa.evals import features as F
+from jepa.config import hint
+from jepa.evals import features as F, results
 
 VERSION = 1
+COLUMNS = (("rankme", "RankMe", "", "number"), ("std", "mean feature", "std", "number"))
+ORDER = 6
+LABELS = False
 EPSILON = 1e-7                      # RankMe's, for f32
 SAMPLES = 25_600                    # RankMe's: examples beyond it add time, not accuracy
 ALPHA_RANKS = (4, 100)              # ranks fitted: past the leading directions, before the sample's noise
@@ -136,9 +139,7 @@ def alarms(stats: Mapping[str, float], *, levels: Mapping[str, float] | None = N
   """
   for name in levels or {}:
     if name not in LEVELS:
-      near = difflib.get_close_matches(name, LEVELS, 1)
-      raise ValueError(f"no alarm level is called {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
-                       f"known: {', '.join(LEVELS)}")
+      raise ValueError(f"no alarm level is called {name!r}{hint(name, LEVELS)} Known: {', '.join(LEVELS)}")
   level = {**LEVELS, **(levels or {})}
 
   def past(name: str, above: bool = False) -> bool:
@@ -181,13 +182,13 @@ def alarms(stats: Mapping[str, float], *, levels: Mapping[str, float] | None = N
 
 
 def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
-             samples: int = SAMPLES, alpha_ranks: tuple[int, int] = ALPHA_RANKS) -> list[F.Row]:
+             samples: int = SAMPLES, alpha_ranks: tuple[int, int] = ALPHA_RANKS) -> list[results.Row]:
   """One row for every statistic of (at most `samples`, seeded) train features, where it is defined."""
   x = features.train_x
   if len(x) > samples:
     x = x[np.sort(np.random.default_rng([seed, 3]).choice(len(x), samples, replace=False))]
   stats = statistics(x, alpha_ranks=alpha_ranks)
-  record = {**(protocol or {}), "evaluator": "collapse", "version": VERSION,
+  record = {**(protocol or {}), "version": VERSION,
             "counts": {"samples": len(x), "dim": x.shape[1]},
             "standardisation": "none; the covariance is of the raw features", "split": "train",
             "eval_seed": seed,
@@ -195,5 +196,5 @@ def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[s
   shown = ("rankme", "rank_share", "effective_rank", "std", "std_min", "std_relative", "covariance",
            "correlation", "alpha")
   fit = {k: stats[k] for k in ("alpha_first", "alpha_last", "alpha_r2") if np.isfinite(stats[k])}
-  return [F.result(row, name, stats[name], {**record, "outcome": fit} if name == "alpha" else record)
+  return [results.result(row, name, stats[name], {**record, "outcome": fit} if name == "alpha" else record)
           for name in shown if np.isfinite(stats[name])]

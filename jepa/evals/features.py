@@ -1,12 +1,19 @@
-"""What evaluators eat and what they give: frozen features with labels in, rows of results out.
+"""What evaluators eat: frozen features with labels, and what is behind them.
 
-An evaluator is a function `(features: FeatureSet, *, row, seed, protocol, **settings) -> list[Row]`. It
-never sees a model, a config or a mesh; this file is where an embed function and a source become arrays. Those
-that need more than a vector an image call a closure of the FeatureSet, which costs nothing until then.
+An evaluator is a file of this folder, or a module of another repository, and says itself what it is:
+
+  evaluate   (features: FeatureSet, *, row, seed, protocol, **settings) -> rows of jepa/evals/results.py
+  COLUMNS    what it fills of the table: (metric, two lines of title, "percent" or "number")
+  ORDER      where these stand among those of others, percents before numbers; without it, last
+  LABELS     True where it needs labels
+  missing    features -> why they cannot be measured, "" where they can; without it, all can
+
+It never sees a config or a mesh; this file is where an embed function and a source become arrays. Those that
+need more than a vector an image find it in the FeatureSet's `subject`.
 
 Shape letters: N examples, D width, B batch, H W C image, T tokens, K classes.
 """
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 import sys
 from typing import Any, NamedTuple
 
@@ -15,26 +22,34 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jepa.types import Batch, Features
-
-Row = dict[str, Any]      # {"row", "metric", "mean", "sd", "seeds", "protocol"}; accuracies in [0, 1]
+from jepa.data import pipeline
+from jepa.data.source import Source
+from jepa.types import Batch, Extra, Features, Method, Params, WorldModel
 
 POOLS = {
     "pooled": lambda f: f.pooled,                                   # what the method calls its representation
     "mean": lambda f: f.tokens.mean(1),
     "max": lambda f: f.tokens.max(1),
     "mean_std": lambda f: jnp.concatenate([f.tokens.mean(1), f.tokens.std(1)], -1),
-    "flat": lambda f: f.tokens.reshape(f.tokens.shape[0], -1),      # every token, side by side: [N tokens*D]
+    "flat": lambda f: f.tokens.reshape(f.tokens.shape[0], -1),      # every token, side by side: [N T*D]
 }
 
 
-class TokenSet(NamedTuple):
-  """Frozen tokens of some images of both splits, and what is in their cells: 0 background, 1 + class."""
+class Subject(NamedTuple):
+  """What is behind the features of a row."""
 
-  train_x: np.ndarray               # f32 [N T D]
-  train_y: np.ndarray               # int32 [N T]
-  test_x: np.ndarray                # f32 [M T D]
-  test_y: np.ndarray                # int32 [M T]
+  train: Source
+  test: Source
+  method: Method | None = None      # whose embed gives the features; None: they are raw pixels
+  params: Params = None
+  extra: Extra = None
+  world: WorldModel | None = None   # of the method, where it has one
+  tokens: Callable[[], int] = lambda: 0       # T of the run's encoder, of raw pixels the one beside them
+  batch: int = 500                  # global, in which features are extracted
+  pieces: int = 1                   # that a batch has to split into
+  shardings: tuple[Any, Any] = (None, None)   # of what every device holds, and of a batch; None: one device
+  # keyword arguments of the source -> (train, test), opened with these
+  reopen: Callable[..., tuple[Source, Source]] | None = None
 
 
 class FeatureSet(NamedTuple):
@@ -44,43 +59,34 @@ class FeatureSet(NamedTuple):
   train_y: np.ndarray               # int32 [N]
   test_x: np.ndarray                # f32 [M D]
   test_y: np.ndarray                # int32 [M]
-  # (images=, seed=): so many of each split at most; None where the source has no masks.
-  tokens: Callable[..., TokenSet] | None = None
-  # (seed=, ...) -> (test accuracy, outcome), see finetune.train; None where there is no encoder.
-  tune: Callable[..., tuple[float, dict[str, Any]]] | None = None
-  # (windows=, length=, chunk=, seed=) -> open_loop.Curves; None where no world model or no trajectories are.
-  imagine: Callable[..., Any] | None = None
+  subject: Subject | None = None
 
 
-def extract(embed: Callable[[Batch], Features], source: Any, *, batch: int,
-            put: Callable[[Batch], Batch] | None = None,
-            pool: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
-  """Features and labels of every readable example of `source`, in its order.
-
-  Args:
-    embed: batch -> Features, jitted by the caller; it sees one shape only, since the last batch is padded.
-    source: a `jepa.data.sources.Source`.
-    batch: global batch size.
-    put: moves a batch of NumPy arrays to the device or the mesh; None leaves that to `embed`.
-    pool: which vector is probed: "pooled", "mean", "max" or "flat" of the tokens. Belongs into the protocol.
-
-  Returns:
-    x f32 [N D], y int32 [N].
+def extract(subject: Subject, source: Source, *, pool: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
+  """Features f32 [N D], by the subject's method on its mesh, and labels int32 [N] of every readable example
+  of `source`, in its order. `pool`: which vector is probed, a key of POOLS; belongs into the protocol.
 
   Raises:
     ValueError: unknown pool, or a source without a readable example.
   """
-  from jepa.data import pipeline    # here: the statistics need no data room
   if pool not in POOLS:
     raise ValueError(f"unknown pool {pool!r}; known: {', '.join(POOLS)}")
-  return collect(embed, pipeline.epoch(source, batch=batch), put=put, pool=pool,
-                 batches=-(-source.length // batch))
+  whole, split = subject.shardings
+  embed = jax.jit(subject.method.embed, out_shardings=whole)
+  return collect(lambda batch: embed(subject.params, subject.extra, batch),
+                 pipeline.epoch(source, batch=subject.batch), put=lambda batch: jax.device_put(batch, split),
+                 pool=pool, batches=-(-source.length // subject.batch))
 
 
 def collect(embed: Callable[[Batch], Features], batches_of: Iterable[tuple[Batch, int]], *,
             put: Callable[[Batch], Batch] | None = None, pool: str = "pooled",
             batches: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-  """`extract` over an iterator of (padded batch, number of valid rows)."""
+  """(features f32 [N D], labels int32 [N]) of an iterator of (padded batch, number of valid rows).
+
+  Args:
+    embed: batch -> Features, jitted by the caller; it sees one shape only, since the last batch is padded.
+    put: moves a batch of NumPy arrays to the device or the mesh; None leaves that to `embed`.
+  """
   xs, ys, waiting = [], [], None
   bar = tqdm(batches_of, total=batches, desc="features", unit="batch", leave=False, delay=2.0,
              disable=not sys.stderr.isatty())
@@ -105,7 +111,7 @@ def _fetch(x: jax.Array, valid: int) -> np.ndarray:
   return np.asarray(x, np.float32)[:valid]
 
 
-def pixels(source: Any) -> tuple[np.ndarray, np.ndarray]:
+def pixels(source: Source) -> tuple[np.ndarray, np.ndarray]:
   """Flattened raw pixels in [0, 1] f32 [N H*W*C] and labels int32 [N]: the floor of every encoder."""
   if source.arrays is not None:
     image, label = source.arrays["image"], source.arrays["label"]
@@ -116,6 +122,18 @@ def pixels(source: Any) -> tuple[np.ndarray, np.ndarray]:
     image, label = (np.stack([e[k] for e in examples]) for k in ("image", "label"))
   x = np.asarray(image, np.float32).reshape(len(image), -1) / np.float32(255)
   return x, np.asarray(label, np.int32)
+
+
+def limited(source: Source, limit: int, seed: int = 0) -> Source:
+  """A fixed random subset of a source, in its order: for evaluations during training, or of many tokens an
+  image. All of it where there are no more, or for a limit of 0.
+  """
+  if not limit or limit >= source.length:
+    return source
+  index = np.sort(np.random.default_rng(seed).permutation(source.length)[:limit])
+  arrays = source.arrays and {k: v[index] for k, v in source.arrays.items()}
+  return source._replace(length=limit, get=lambda i: source.get(int(index[i])), arrays=arrays,
+                         describe=f"{source.describe}, {limit} of them at random (seed {seed})")
 
 
 def check(features: FeatureSet, *, row: str) -> None:
@@ -139,55 +157,3 @@ def check(features: FeatureSet, *, row: str) -> None:
   if features.train_x.shape[1] != features.test_x.shape[1]:
     raise ValueError(
         f"{row}: train has {features.train_x.shape[1]} features and test {features.test_x.shape[1]}")
-
-
-def labelled(features: FeatureSet) -> FeatureSet:
-  """Only the examples that have a label (>= 0)."""
-  train, test = features.train_y >= 0, features.test_y >= 0
-  return FeatureSet(features.train_x[train], features.train_y[train],
-                    features.test_x[test], features.test_y[test])
-
-
-def standardise(features: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-  """(train_x, test_x) in units of train's mean and standard deviation; a dimension that is constant on train
-  becomes 0.
-
-  "Constant" is relative to the size of the values, because the mean of N equal f32 numbers is not exactly
-  that number.
-  """
-  mean = features.train_x.mean(0, dtype=np.float64)
-  sd = features.train_x.std(0, dtype=np.float64)
-  alive = sd > 1e-6 * np.maximum(np.abs(mean), 1e-6)
-  scale = np.where(alive, 1 / np.where(alive, sd, 1), 0)
-  mean, scale = mean.astype(np.float32), scale.astype(np.float32)
-  return (features.train_x - mean) * scale, (features.test_x - mean) * scale
-
-
-STANDARDISED = "per dimension: mean and standard deviation of the train split; constant dimensions set to 0"
-
-
-def counts(features: FeatureSet) -> dict[str, int]:
-  """Sizes for a protocol record."""
-  return {"train": len(features.train_x), "test": len(features.test_x), "dim": features.train_x.shape[1],
-          "classes": len(np.unique(features.train_y[features.train_y >= 0]))}
-
-
-def classes_of(features: FeatureSet) -> tuple[int, np.ndarray, np.ndarray]:
-  """(K, train labels in [0, K), test labels, -1 for a class that train does not have)."""
-  classes, train = np.unique(features.train_y, return_inverse=True)
-  position = np.clip(np.searchsorted(classes, features.test_y), 0, len(classes) - 1)
-  test = np.where(classes[position] == features.test_y, position, -1)
-  return len(classes), train.astype(np.int32), test.astype(np.int32)
-
-
-def result(row: str, metric: str, values: float | np.ndarray, protocol: Mapping[str, Any]) -> Row:
-  """A row of results.json. `values`: one number, or one number per independent draw."""
-  values = np.atleast_1d(np.asarray(values, np.float64))
-  sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-  return {"row": row, "metric": metric, "mean": float(values.mean()), "sd": sd, "seeds": len(values),
-          "protocol": dict(protocol)}
-
-
-def top1(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Share of examples whose largest logit is the label's."""
-  return jnp.mean(jnp.argmax(logits, -1) == labels)

@@ -21,42 +21,55 @@ import optax
 from tqdm import tqdm
 
 from jepa import optim
-from jepa.evals import features as F
+from jepa.data import pipeline
+from jepa.data.source import Source
+from jepa.evals import features as F, results
 from jepa.types import Batch, Features, Params, PyTree
 
 VERSION = 1
+COLUMNS = (("finetune", "fine-tune", "(all labels)", "percent"),)
+ORDER = 5
+LABELS = True
 STATISTICS = ("mean", "var")        # running ones are no weights: a step could turn a variance negative
+
+
+def missing(features: F.FeatureSet) -> str:
+  """Why nothing can be trained; "" where it can."""
+  return "" if features.subject and features.subject.method else "there is no encoder to train"
 
 
 def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
              epochs: float = 10, lr: float = 1e-3, batch: int = 128, shift: int = 2,
-             weight_decay: float = 0.05, warmup: float = 0.1, clip: float = 1.0) -> list[F.Row]:
+             weight_decay: float = 0.05, warmup: float = 0.1, clip: float = 1.0) -> list[results.Row]:
   """Test accuracy after fine-tuning; row "finetune".
 
   Args:
     epochs: over the train split. lr: peak of the cosine, reached after the share `warmup` of the steps.
-    batch: global. shift: largest translation in pixels, either way; 0: none. weight_decay: of kernels.
-    clip: largest global gradient norm; 0 does not clip.
+    batch: global, rounded up to what the mesh splits evenly. weight_decay: of kernels.
+    shift: largest translation in pixels, either way; 0: none. clip: largest global gradient norm; 0: none.
 
   Raises:
     ValueError: features without an encoder behind them, a setting out of range, or training that diverged.
   """
-  if features.tune is None:
-    raise ValueError(f"{row}: there is no encoder to fine-tune")
+  if why := missing(features):
+    raise ValueError(f"{row}: no fine-tuning, since {why}")
   if not (epochs > 0 and batch >= 1 and shift >= 0 and 0 <= warmup < 1):
     raise ValueError(f"finetune: epochs = {epochs}, batch = {batch}, shift = {shift}, warmup = {warmup}; "
                      "epochs and batch must be positive, shift not negative, warmup in [0, 1)")
   settings = dict(epochs=epochs, lr=lr, batch=batch, shift=shift, weight_decay=weight_decay, warmup=warmup,
                   clip=clip)
-  accuracy, outcome = features.tune(seed=seed, **settings)
+  of = features.subject
+  whole = -(-batch // of.pieces) * of.pieces
+  accuracy, outcome = train(of.method.embed, of.params, of.extra, of.train, of.test, seed=seed,
+                            shardings=of.shardings, **settings | {"batch": whole})
   if not np.isfinite(outcome["loss"]):
     raise ValueError(f"{row}: fine-tuning diverged (loss {outcome['loss']}); lower "
                      "config.eval.args.finetune.lr")
-  record = {**(protocol or {}), "evaluator": "finetune", "version": VERSION,
+  record = {**(protocol or {}), "version": VERSION,
             "features": "pooled, encoder trained end to end; BatchNorm keeps its statistics",
             "classifier": "linear, cross-entropy, AdamW with a cosine", "settings": settings,
             "eval_seed": seed, "outcome": outcome}
-  return [F.result(row, "finetune", accuracy, record)]
+  return [results.result(row, "finetune", accuracy, record)]
 
 
 class Plan(NamedTuple):
@@ -75,8 +88,8 @@ class Plan(NamedTuple):
 
 
 def train(embed: Callable[[Params, PyTree, Batch], Features], params: Params, extra: PyTree,
-          train_source: Any, test_source: Any, *, seed: int, epochs: float, lr: float, batch: int, shift: int,
-          weight_decay: float, warmup: float, clip: float,
+          train_source: Source, test_source: Source, *, seed: int, epochs: float, lr: float, batch: int,
+          shift: int, weight_decay: float, warmup: float, clip: float,
           shardings: tuple[Any, Any] = (None, None)) -> tuple[float, dict[str, Any]]:
   """(test accuracy, what else came out) of training (params, extra) and a linear head.
 
@@ -85,10 +98,9 @@ def train(embed: Callable[[Params, PyTree, Batch], Features], params: Params, ex
 
   Args:
     embed: differentiable; its normalisation in evaluation mode.
-    train_source, test_source: `jepa.data.sources.Source`s; examples without a label (-1) are passed over.
+    train_source, test_source: examples without a label (-1) are passed over.
     shardings: of the state, and of a batch, which has to split evenly; None: one device.
   """
-  from jepa.data import pipeline      # here: the statistics need no data room
   on_state, on_batch = shardings
   put = (lambda b: pipeline.put(b, on_batch)) if on_batch is not None else jax.device_put
   steps = max(1, int(epochs * train_source.length / batch))

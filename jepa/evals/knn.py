@@ -15,31 +15,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa.evals import features as F
+from jepa.evals import classes as C, features as F, results
 
 VERSION = 1
+COLUMNS = (("knn", "kNN", "", "percent"),)
+ORDER = 3
+LABELS = True
 CHUNK = 2 ** 26                     # similarities held at once, in numbers: 256 MiB of f32
 
 
 def evaluate(features: F.FeatureSet, *, row: str, seed: int = 0, protocol: Mapping[str, Any] | None = None,
-             k: int = 20, temperature: float = 0.07) -> list[F.Row]:
+             k: int = 20, temperature: float = 0.07) -> list[results.Row]:
   """Test accuracy; row "knn". `seed` is not used: the result is a function of the features.
 
   Raises:
     ValueError: no labelled examples.
   """
   del seed
-  features = F.labelled(features)
+  features = C.labelled(features)
   if not len(features.train_y) or not len(features.test_y):
     raise ValueError(f"{row}: kNN needs labelled train and test examples")
-  classes, y, test_y = F.classes_of(features)
+  classes, y, test_y = C.classes_of(features)
   k = min(k, len(y))
   guess = predict(features.train_x, y, features.test_x, k=k, temperature=temperature, classes=classes)
-  record = {**(protocol or {}), "evaluator": "knn", "version": VERSION, "counts": F.counts(features),
+  record = {**(protocol or {}), "version": VERSION, "counts": C.counts(features),
             "standardisation": "each feature vector to length one; not centred",
             "classifier": "cosine, votes exp(similarity / T)",
             "settings": {"k": k, "temperature": temperature}}
-  return [F.result(row, "knn", float(np.mean(guess == test_y)), record)]
+  return [results.result(row, "knn", float(np.mean(guess == test_y)), record)]
 
 
 def predict(x: np.ndarray, y: np.ndarray, queries: np.ndarray, *, k: int, temperature: float,

@@ -1,28 +1,31 @@
-"""Open-loop prediction: a world model imagines recorded episodes from one frame and their actions, held-out ones too.
+"""Open-loop prediction: a world model imagines recorded episodes, held-out ones too, from one frame and their
+actions.
 
-From a window's first frame z^_0 = encode(o_0), z^_h = predict(z^_h-1, a_h-1), h = 1 ... H, against z_h = encode(o_h):
+From a window's first frame z^_0 = encode(o_0), z^_h = predict(z^_h-1, a_h-1), h = 1 ... H, against
+z_h = encode(o_h):
 
   open_loop              mean over windows of distance(z^_h, z_h)
   open_loop_still        distance(z_0, z_h): nothing moves
   open_loop_mean_motion  distance(z_0 + h m, z_h), m the mean of z_t+1 - z_t over training windows
   open_loop_shuffled     as the first, with the actions of another window
 
-each divided by "open_loop_unrelated", the mean distance of encoded frames of unrelated windows, so that a collapsed
-model is not called exact: 1 is as wrong as another frame. And where positions are recorded, in their units,
+each divided by "open_loop_unrelated", the mean distance of encoded frames of unrelated windows, so that a
+collapsed model is not called exact: 1 is as wrong as another frame. Where positions are recorded, in their
+units,
 
-  position_error...      mean Euclidean distance of probe(z^_h) and the position, the probe a ridge regression from
-                         encoded states of training windows; the same four, and position_error_encoded, its own error
+  position_error...      mean Euclidean distance of probe(z^_h) and the position, the probe a ridge regression
+                         from encoded states of training windows; the same four, and position_error_encoded,
+                         its own error
 
 A result's value is that of the last step H; those of all steps are in protocol["outcome"]["by_step"].
 
-Distances are those of the model (squared ones for PLDM and LeWM), so compare a row with its own floors. A latent
-state is any pytree of arrays [B ...].
+Distances are those of the model (squared ones for PLDM and LeWM), so compare a row with its own floors. A
+latent state is any pytree of arrays [B ...].
 
 Shape letters: B windows, T frames, H = T - 1 steps, D width, P position.
 """
-from collections.abc import Callable, Mapping, Sequence
-import os
-from pathlib import Path
+from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -32,15 +35,21 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from jepa.data import order
-from jepa.data.source import Source, steps
-from jepa.evals import features as F
+from jepa.data.source import Source, sequences, steps
+from jepa.evals import features as F, results
 from jepa.types import Extra, Params, PyTree, WorldModel
 
 VERSION = 1
 MODEL, STILL, MOTION, SHUFFLED, ENCODED = "", "_still", "_mean_motion", "_shuffled", "_encoded"
-KINDS = {MODEL: "imagined", STILL: "nothing moves", MOTION: "mean motion", SHUFFLED: "actions of another window",
-         ENCODED: "encoded"}
-TITLES = {STILL: "still", MOTION: "mean motion", SHUFFLED: "other actions", ENCODED: "frame seen"}     # of columns
+KINDS = {MODEL: "imagined", STILL: "nothing moves", MOTION: "mean motion",
+         SHUFFLED: "actions of another window", ENCODED: "encoded"}
+TITLES = {STILL: "still", MOTION: "mean motion", SHUFFLED: "other actions", ENCODED: "frame seen"}
+COLUMNS = (("open_loop", "open loop", "(1: unrelated)", "number"),
+           *((f"open_loop{kind}", "open loop", title, "number") for kind, title in TITLES.items()),
+           ("position_error", "position", "(probe)", "number"),
+           *((f"position_error{kind}", "position", title, "number") for kind, title in TITLES.items()))
+ORDER = 7
+LABELS = False
 WIDEST = 4096                       # numbers a state that the probe reads at most
 PENALTIES = tuple(10.0 ** np.arange(-2, 5))
 
@@ -55,12 +64,54 @@ class Curves(NamedTuple):
   outcome: dict[str, Any]           # what the probe came to
 
 
-def measure(model: WorldModel, params: Params, extra: Extra, train: Source, test: Source, *, windows: int, seed: int,
-            chunk: int = 32, jit: Callable = jax.jit) -> Curves:
+def missing(features: F.FeatureSet) -> str:
+  """Why nothing can be imagined; "" where it can."""
+  of = features.subject
+  there = of and of.world and sequences(of.train)
+  return "" if there else "it needs a method with a world_model and trajectories"
+
+
+def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
+             windows: int = 512, length: int = 0, chunk: int = 32) -> list[results.Row]:
+  """A row for every kind of curve; see the module's docstring.
+
+  Args:
+    windows: of each split at most. length: frames a window, T; 0: as in training.
+    chunk: windows a compiled call.
+
+  Raises:
+    ValueError: what is `missing`, or fewer than two windows.
+  """
+  if why := missing(features):
+    raise ValueError(f"{row}: no open loop, since {why}")
+  of = features.subject
+  train, test = of.reopen(length=length) if length else (of.train, of.test)
+  jit = functools.partial(jax.jit, out_shardings=of.shardings[0])
+  curves = measure(of.world, of.params, of.extra, train, test, windows=windows, seed=seed, chunk=chunk,
+                   jit=jit)
+  for note in curves.notes:
+    logging.info("%s: open loop: %s", row, note)
+  record = {**(protocol or {}), "version": VERSION, "eval_seed": seed, "split": "test",
+            "settings": {"windows": windows, "length": length, "chunk": chunk, "penalties": list(PENALTIES)}}
+  outcome = {"notes": curves.notes, **curves.outcome}
+  rows = [results.result(row, "open_loop_unrelated", curves.unrelated, record | {"outcome": outcome})]
+  for metric, found in (("open_loop", curves.distance), ("position_error", curves.position)):
+    for kind, values in found.items():
+      if not np.isfinite(values).all():
+        logging.warning("%s: %s diverged: left out", row, metric + kind)
+        continue
+      rows.append(results.result(row, metric + kind, values[-1], record | {
+          "outcome": outcome | {"by_step": [float(v) for v in values]}}))
+  return rows
+
+
+def measure(model: WorldModel, params: Params, extra: Extra, train: Source, test: Source, *, windows: int,
+            seed: int, chunk: int = 32, jit: Callable = jax.jit) -> Curves:
   """Curves over `windows` random windows of `test`; probe and mean motion are of as many of `train`.
 
   Args:
-    model: takes actions as they are recorded. chunk: windows a compiled call; `windows` is cut to a multiple of it.
+    model: takes actions as they are recorded.
+    windows: cut to a multiple of `chunk`, which is how many a compiled call takes.
 
   Raises:
     ValueError: fewer than two windows.
@@ -158,8 +209,8 @@ _split = lambda tree, shape: jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1
 
 
 def newest(states: PyTree) -> Callable[[PyTree], jax.Array]:
-  """A function from states [B ...] to what a probe reads, f32 [B D]: the leaves that depend on the frame, side by
-  side; of a history, which encoding one frame fills with it, the last entry.
+  """A function from states [B ...] to what a probe reads, f32 [B D]: the leaves that depend on the frame,
+  side by side; of a history, which encoding one frame fills with it, the last entry.
 
   Args:
     states: encoded ones, [B T ...].
@@ -180,65 +231,13 @@ def newest(states: PyTree) -> Callable[[PyTree], jax.Array]:
 
 
 def ridge(x: np.ndarray, y: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
-  """(probe, penalty) of standardised [N D] onto standardised [N P]; the penalty is chosen by leave-one-out error."""
+  """(probe, penalty) of standardised [N D] onto standardised [N P]; the penalty has the least leave-one-out
+  error."""
   from sklearn.linear_model import RidgeCV
-  of = lambda v: (v.mean(0), np.where(v.std(0) > 1e-6 * np.maximum(1e-6, np.abs(v.mean(0))), v.std(0), 1.0))
+  varies = lambda v: v.std(0) > 1e-6 * np.maximum(1e-6, np.abs(v.mean(0)))
+  of = lambda v: (v.mean(0), np.where(varies(v), v.std(0), 1.0))
   (mx, sx), (my, sy) = of(x), of(y)
   with threadpool_limits(1, user_api="blas"):       # OpenBLAS threads wait by spinning
     fit = RidgeCV(PENALTIES).fit((x - mx) / sx, (y - my) / sy)
   weights, offset = fit.coef_.reshape(y.shape[1], -1).T, fit.intercept_
   return lambda v: ((v - mx) / sx @ weights + offset) * sy + my, float(fit.alpha_)
-
-
-def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
-             windows: int = 512, length: int = 0, chunk: int = 32) -> list[F.Row]:
-  """A row for every kind of curve; see the module's docstring.
-
-  Args:
-    windows: of each split at most. length: frames a window, T; 0: as in training. chunk: windows a compiled call.
-  """
-  curves = features.imagine(windows=windows, length=length, chunk=chunk, seed=seed)
-  for note in curves.notes:
-    logging.info("%s: open loop: %s", row, note)
-  record = {**(protocol or {}), "evaluator": "open_loop", "version": VERSION, "eval_seed": seed, "split": "test",
-            "settings": {"windows": windows, "length": length, "chunk": chunk, "penalties": list(PENALTIES)}}
-  outcome = {"notes": curves.notes, **curves.outcome}
-  rows = [F.result(row, "open_loop_unrelated", curves.unrelated, record | {"outcome": outcome})]
-  for metric, found in (("open_loop", curves.distance), ("position_error", curves.position)):
-    for kind, values in found.items():
-      if not np.isfinite(values).all():
-        logging.warning("%s: %s diverged: left out", row, metric + kind)
-        continue
-      rows.append(F.result(row, metric + kind, values[-1], record | {
-          "outcome": outcome | {"by_step": [float(v) for v in values]}}))
-  return rows
-
-
-def draw(rows: Sequence[F.Row], path: str | os.PathLike, *, row: str) -> Path | None:
-  """Writes the curves of one row as a picture; None where there are none."""
-  from matplotlib import rc_context, ticker
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-  from jepa.evals import report
-  by = {r["metric"]: r["protocol"]["outcome"]["by_step"] for r in rows
-        if r["row"] == row and "by_step" in r["protocol"].get("outcome", {})}
-  panels = [(m, title) for m, title in (("open_loop", "distance (1: of unrelated frames)"),
-                                        ("position_error", "error of the position read")) if m in by]
-  if not panels:
-    return None
-  with rc_context(report.STYLE):
-    figure = Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    for ax, (metric, title) in zip(np.ravel(figure.subplots(1, len(panels))), panels):
-      for kind, label in KINDS.items():
-        if metric + kind in by:
-          ax.plot(np.arange(1, len(by[metric + kind]) + 1), by[metric + kind], label=label, lw=1.8)
-      ax.set_xlabel("steps imagined")
-      ax.set_ylabel(title)
-      ax.set_ylim(bottom=0)
-      ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-      ax.legend(frameon=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-  return path

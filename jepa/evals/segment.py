@@ -1,34 +1,49 @@
 """Segmentation by a linear probe of single tokens: what does a patch's frozen representation say of what is
 there?
 
-Every token is one example. Its label is the commonest class of its cell's labelled pixels, if those are at
-least a quarter of the cell, else background; the classifier is that of the linear probe. The score is the
-mean, over the classes, background among them, of intersection over union (PASCAL VOC's mIoU), counted
-in cells.
+Every token is one example; of raw pixels, those of its cell. Its label is the commonest class of its cell's
+labelled pixels, if those are at least a quarter of the cell, else background; the classifier is that of the
+linear probe. The score is the mean, over the classes, background among them, of intersection over union
+(PASCAL VOC's mIoU), counted in cells.
 
 Shape letters: N images, H W C image (H = W), G cells a side, T = G*G cells, S pixels a side of a cell,
 D width, K classes.
 """
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa.evals import features as F, linear
+from jepa.evals import classes as C, features as F, logistic, results
 
 VERSION = 1
+COLUMNS = (("segment", "segmentation", "(patch mIoU)", "percent"),)
+ORDER = 4
+LABELS = False
 GRID = (1e-2, 1e-3, 1e-4, 1e-5)     # penalties
 SHARE = 0.25                        # of a cell's pixels that have to be labelled for it to be no background
 
-_fit = jax.jit(linear.fit, static_argnames=("tolerance", "limit"))
+
+class TokenSet(NamedTuple):
+  """Frozen tokens of some images of both splits, and what is in their cells: 0 background, 1 + class."""
+
+  train_x: np.ndarray               # f32 [N T D]
+  train_y: np.ndarray               # int32 [N T]
+  test_x: np.ndarray                # f32 [M T D]
+  test_y: np.ndarray                # int32 [M T]
+
+
+def missing(features: F.FeatureSet) -> str:
+  """Why there are no cells to classify; "" where there are."""
+  return "" if _grid(features.subject) else "it needs a source with masks and tokens on a square grid"
 
 
 def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[str, Any] | None = None,
              images: int = 1000, penalties: Sequence[float] = GRID, held_out: float = 0.2,
-             tolerance: float = 1e-4, limit: int = 1000) -> list[F.Row]:
+             tolerance: float = 1e-4, limit: int = 1000) -> list[results.Row]:
   """Mean intersection over union, row "segment", and the share of cells that are right, "segment_accuracy".
 
   The penalty is the one with the best mIoU on a seeded share `held_out` of the train images (ties: the
@@ -38,23 +53,23 @@ def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[s
     images: at most so many train and so many test images, drawn by `seed`; every row sees the same.
 
   Raises:
-    ValueError: features without tokens, fewer than two train images or classes, non-finite tokens.
+    ValueError: what is `missing`, fewer than two train images or classes, non-finite tokens.
   """
-  if features.tokens is None:
-    raise ValueError(f"{row}: the segmentation probe needs tokens on a square grid, of a source with masks")
-  tokens = features.tokens(images=images, seed=seed)
+  if why := missing(features):
+    raise ValueError(f"{row}: no segmentation probe, since {why}")
+  tokens = _tokens(features.subject, images, seed)
   flat = F.FeatureSet(*(np.asarray(a).reshape(-1, *a.shape[2:]) for a in tokens))
   F.check(flat, row=f"{row}, tokens")
   count, cells = tokens.train_y.shape
-  k, y, test_y = F.classes_of(flat)
+  k, y, test_y = C.classes_of(flat)
   if count < 2 or k < 2:
     raise ValueError(f"{row}: the segmentation probe needs two train images and two classes in their cells, "
                      f"found {count} and {k}; use more of train, or leave this evaluator out")
-  x, test_x = F.standardise(flat)
+  x, test_x = C.standardise(flat)
   order, some = np.random.default_rng([seed, 4]).permutation(count), max(1, round(held_out * count))
   out = np.repeat(np.isin(np.arange(count), order[:min(some, count - 1)]), cells)       # whole images
   hot = np.eye(k, dtype=np.float32)[y]
-  fit = lambda rows, penalty, start: _fit(
+  fit = lambda rows, penalty, start: logistic.solve(
       x[rows], hot[rows], np.full(len(x[rows]), 1 / len(x[rows]), np.float32), jnp.float32(penalty), *start,
       tolerance=tolerance, limit=limit)
 
@@ -72,11 +87,10 @@ def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[s
     logging.warning("%s: the segmentation probe stopped after %d iterations at gradient norm %.2g > %.2g; "
                     "raise `limit`", row, int(found.iterations), gradient, tolerance)
   score, accuracy = scores(_confusion(test_x, test_y, found.weight, found.bias, k))
-  record = {**(protocol or {}), "evaluator": "segment", "version": VERSION,
-            "features": "tokens, encoder frozen",
-            "counts": F.counts(flat) | {"train_images": count, "test_images": len(tokens.test_y),
+  record = {**(protocol or {}), "version": VERSION, "features": "tokens, encoder frozen",
+            "counts": C.counts(flat) | {"train_images": count, "test_images": len(tokens.test_y),
                                         "cells": cells},
-            "standardisation": F.STANDARDISED, "classifier": linear.CLASSIFIER,
+            "standardisation": C.STANDARDISED, "classifier": logistic.CLASSIFIER,
             "labels": "commonest class of a cell's labelled pixels where those are at least "
                       f"{SHARE:g} of it, else background",
             "settings": {"images": images, "penalties": list(penalties), "held_out": held_out,
@@ -86,7 +100,8 @@ def evaluate(features: F.FeatureSet, *, row: str, seed: int, protocol: Mapping[s
             "eval_seed": seed,
             "outcome": {"penalty": best[1], "held_out_score": best[0], "iterations": int(found.iterations),
                         "gradient_norm": gradient, "path": tried}}
-  return [F.result(row, "segment", score, record), F.result(row, "segment_accuracy", accuracy, record)]
+  return [results.result(row, "segment", score, record),
+          results.result(row, "segment_accuracy", accuracy, record)]
 
 
 def scores(confusion: np.ndarray) -> tuple[float, float]:
@@ -115,6 +130,29 @@ def _guess(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 # Cells
+
+
+def _grid(subject: F.Subject | None) -> int:
+  """Cells a side of the encoder's tokens; 0 where there are no masks, or no square grid to lay over them."""
+  if subject is None or any(s.arrays is None or "mask" not in s.arrays or s.shape[0] != s.shape[1]
+                            for s in (subject.train, subject.test)):
+    return 0
+  count = subject.tokens()
+  side = round(count ** 0.5)
+  return side if side * side == count and side <= subject.train.shape[0] else 0
+
+
+def _tokens(subject: F.Subject, images: int, seed: int) -> TokenSet:
+  """Of at most so many images of each split."""
+  grid, found = _grid(subject), []
+  for source in (subject.train, subject.test):
+    part = F.limited(source, images, seed)
+    if subject.method is None:
+      x = pixels(part.arrays["image"], grid)
+    else:
+      x = F.extract(subject, part, pool="flat")[0].reshape(part.length, grid ** 2, -1)
+    found += [x, cells(part.arrays["mask"], grid)]
+  return TokenSet(*found)
 
 
 def cells(mask: np.ndarray, grid: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jepa.losses import redundancy
 
 
-def rollout(predicted: jax.Array, z_BTD: jax.Array) -> jax.Array:
+def rollout_error(predicted: jax.Array, z_BTD: jax.Array) -> jax.Array:
   """Mean squared error of the states imagined from the first one, [B T-1 D], and those encoded."""
   return jnp.square(predicted.astype(jnp.float32) - z_BTD[:, 1:].astype(jnp.float32)).mean()
 

@@ -52,8 +52,10 @@ def unit(x: jax.Array, axis: int = -1) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), 1e-12))
 
 
-def cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
-  """2 - 2 cos, the mean over [... D] (BYOL, arXiv 2006.07733, eq. 2)."""
+def normalised_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
+  """Squared distance of [... D] scaled to length one, 2 - 2 cos, the mean over [...]: BYOL's mean squared
+  error of normalised vectors (arXiv 2006.07733, eq. 2). 0 where they point the same way, 4 where they are
+  opposite."""
   return (2 - 2 * (unit(prediction) * unit(target)).sum(-1)).mean()
 
 

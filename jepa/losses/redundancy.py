@@ -7,8 +7,9 @@ from jepa.losses.prediction import unit
 from jepa.losses.sigreg import directions
 
 
-def agreement(z_VBD: jax.Array) -> jax.Array:
-  """Mean squared distance of views to their mean, by channel. By itself it is 0 at a constant."""
+def invariance(z_VBD: jax.Array) -> jax.Array:
+  """Mean squared distance of views to their mean, by channel: what pulls views together. By itself it is 0
+  at a constant. Of two views it is a quarter of VICReg's term, the mean of (z_1 - z_2)^2."""
   z = z_VBD.astype(jnp.float32)
   return jnp.square(z - z.mean(0)).mean()
 

@@ -37,7 +37,7 @@ def make(*, encoder: Mapping, head: Mapping, views: Mapping, prefix: bool = True
   mlp = lambda channels: heads.mlp(widths=(*head.get("hidden", ()), patch * patch * channels), norm=False,
                                    activation="gelu")
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_head = jax.random.split(key)
@@ -47,7 +47,7 @@ def make(*, encoder: Mapping, head: Mapping, views: Mapping, prefix: bool = True
 
   def loss(params, extra, batch, key):
     k_view, k_prefix = jax.random.split(key)
-    x = prepare(recipe(k_view, view_recipes.to_float(batch["image"]))[0][0])
+    x = prepare(recipe(k_view, batch["image"])[0][0])
     pixels = vit.patches(x, patch)
     b, n, _ = pixels.shape
     # patches [0, length) see each other; the last of them predicts the first beyond

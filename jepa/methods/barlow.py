@@ -29,10 +29,10 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, off_diagonal: 
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    out, extra = tower.apply(params, extra, recipe(key, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(key, batch["image"]))
     z = out["projector"]
     on, off = redundancy.barlow_twins(z[0], z[1], off_diagonal=off_diagonal)
-    value = redundancy.agreement(z) if none else scale * (on + off)
+    value = redundancy.invariance(z) if none else scale * (on + off)
     return value, (extra, {"on_diagonal": on, "off_diagonal": off, "spread": prediction.spread(z)})
 
   return towers.method(tower, loss)

@@ -40,7 +40,7 @@ def make(*, encoder: Mapping, decoder: Mapping, discriminator: Mapping, views: M
   head = heads.linear(latent)
   judge = heads.mlp(widths=(hidden, hidden, 1), norm=False, activation="gelu")
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     keys = jax.random.split(key, 5)
@@ -60,7 +60,7 @@ def make(*, encoder: Mapping, decoder: Mapping, discriminator: Mapping, views: M
 
   def loss(params, extra, batch, key):
     k_view, k_latent = jax.random.split(key)
-    image = recipe(k_view, view_recipes.to_float(batch["image"]))[0][0]
+    image = recipe(k_view, batch["image"])[0][0]
     features, stats = tower.features(params, extra, image)
     inferred = head.apply(params["head"], features.pooled)
     u = jax.random.normal(k_latent, inferred.shape)

@@ -34,13 +34,13 @@ def make(*, encoder: Mapping, projector: Mapping, predictor: Mapping, views: Map
   parts = ("encoder", "projector")
 
   def loss(params, extra, batch, key):
-    groups = recipe(key, view_recipes.to_float(batch["image"]))
+    groups = recipe(key, batch["image"])
     out, extra = tower.apply(params, extra, groups)
     q, z = out["predictor"], out["projector"]
     if not none:
-      goal, target_stats = tower.apply(extra["target"], extra["target_stats"], groups, parts)
-      z, extra = jax.lax.stop_gradient(goal["projector"]), extra | {"target_stats": target_stats}
-    value = prediction.cosine(q[0], z[1]) + prediction.cosine(q[1], z[0])
+      goal, extra = towers.of_target(tower, extra, groups, parts)
+      z = jax.lax.stop_gradient(goal["projector"])
+    value = prediction.normalised_mse(q[0], z[1]) + prediction.normalised_mse(q[1], z[0])
     return value, (extra, {"agree": value / 2, "spread": prediction.spread(out["projector"])})
 
   if none:

@@ -70,10 +70,10 @@ def make(*, encoder: Mapping, text: Mapping, views: Mapping, width: int = 128, l
 
   def value_of(params, extra, batch, key):
     k_view, k_text = jax.random.split(key)
-    out, extra = tower.apply(params, extra, recipe(k_view, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(k_view, batch["image"]))
     a = out["projector"][0]
     t = project.apply(params["text_projector"], reader.apply(params["text"], captions(batch, k_text)))
-    agree = prediction.cosine(a, t)
+    agree = prediction.normalised_mse(a, t)
     if none:
       value = agree
     elif loss == "clip":    # the released code keeps the scale below 100

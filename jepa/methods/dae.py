@@ -27,7 +27,7 @@ def make(*, encoder: Mapping, decoder: Mapping, views: Mapping, sigma: float = 0
   del steps
   tower = towers.make(encoder=encoder, mean=0.0, std=1.0)      # standardised here, before the noise
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_dec = jax.random.split(key)
@@ -38,7 +38,7 @@ def make(*, encoder: Mapping, decoder: Mapping, views: Mapping, sigma: float = 0
 
   def loss(params, extra, batch, key):
     k_view, k_noise = jax.random.split(key)
-    x = prepare(recipe(k_view, view_recipes.to_float(batch["image"]))[0][0])
+    x = prepare(recipe(k_view, batch["image"])[0][0])
     features, stats = tower.features(params, extra, x + sigma * jax.random.normal(k_noise, x.shape))
     guess = pixels.decoder(x, features.tokens, decoder).apply(params["decoder"], features.tokens)
     value = reconstruction.squared(guess, x).mean()

@@ -36,7 +36,7 @@ def make(*, encoder: Mapping, views: Mapping, share: Sequence[float] = (0.6, 0.6
   head = heads.linear(vit.width_of(args))
   recipe = view_recipes.make(**views)
   momentum = schedules.make(**ema, steps=steps)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
   patches_of = lambda tokens: tokens[..., 1:, :] if args.get("cls", False) else tokens
 
   def init(key, batch):
@@ -48,7 +48,7 @@ def make(*, encoder: Mapping, views: Mapping, share: Sequence[float] = (0.6, 0.6
 
   def loss(params, extra, batch, key):
     k_view, k_masks = jax.random.split(key)
-    x = prepare(recipe(k_view, view_recipes.to_float(batch["image"]))[0][0])
+    x = prepare(recipe(k_view, batch["image"])[0][0])
     hidden = masks.hide(k_masks, len(x), vit.grid_of(x, patch), share=share)
     if none:
       y = patches_of(enc.apply(params["encoder"], x, None, layers)).mean(0)

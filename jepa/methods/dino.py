@@ -39,17 +39,17 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, prototypes: in
   sharpness = schedules.make(**teacher_temperature, steps=steps)
 
   def loss(params, extra, batch, key):
-    groups = recipe(key, view_recipes.to_float(batch["image"]))
+    groups = recipe(key, batch["image"])
     out, extra = tower.apply(params, extra, groups)
     s = out["prototypes"] / student_temperature
     if none:
       codes = jax.nn.softmax(s[: len(groups[0])])
     else:
-      goal, target_stats = tower.apply(extra["target"], extra["target_stats"], groups[:1], parts)
+      goal, extra = towers.of_target(tower, extra, groups[:1], parts)
       t = jax.lax.stop_gradient(goal["prototypes"])
       codes = jax.lax.stop_gradient(jax.nn.softmax((t - extra["centre"]) / extra["temperature"]))
       centre = centre_momentum * extra["centre"] + (1 - centre_momentum) * t.mean((0, 1))
-      extra = extra | {"target_stats": target_stats, "centre": centre}
+      extra = extra | {"centre": centre}
     value = clustering.across_views(codes, s)
     return value, (extra, {"codes_used": clustering.perplexity(codes),
                            "spread": prediction.spread(out["projector"])})

@@ -6,8 +6,8 @@ reconstructed from a state that the past must be able to guess. A foil of predic
   L     = mean_t |o^_t - o_t|^2 / (2 s^2)
           + (b max(f, KL(sg q || p)) + c max(f, KL(q || sg p))) / pixels
 
-The published posterior also reads h_t. Here it reads the frame alone, so that a goal, which has a picture and no
-past, has the code that a state imagined there would have.
+The published posterior also reads h_t. Here it reads the frame alone, so that a goal, which has a picture
+and no past, has the code that a state imagined there would have.
 """
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def make(*, encoder: Mapping, state: Mapping, decoder: Mapping, noise: float = 1
   """
   del steps
   enc, model = backbone.vector(**encoder), rssm.make(**state)
-  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  prepare = lambda image: views.standardise(image, mean, std)
   decode = lambda image: pixels.convolutional(shape=image.shape[-3:], **decoder)
 
   def init(key, batch):
@@ -74,7 +74,8 @@ def make(*, encoder: Mapping, state: Mapping, decoder: Mapping, noise: float = 1
     guess = jax.vmap(lambda h: model.prior.apply(params["prior"], h))(h)
 
     # 3. Pixels and nats.
-    drawn = decode(x).apply(params["decoder"], jnp.concatenate([h, z], -1).reshape(-1, h.shape[-1] + z.shape[-1]))
+    both = jnp.concatenate([h, z], -1)
+    drawn = decode(x).apply(params["decoder"], both.reshape(-1, both.shape[-1]))
     error = jnp.square(drawn.reshape(x.shape) - x).mean()
     sg = jax.lax.stop_gradient
     bounded = lambda p, q: jnp.maximum(free, rssm.kl(p, q)).mean()
@@ -96,13 +97,13 @@ def make(*, encoder: Mapping, state: Mapping, decoder: Mapping, noise: float = 1
 
 def world_model(*, encoder: Mapping, state: Mapping, mean: float | Sequence[float] = 0.0,
                 std: float | Sequence[float] = 1.0) -> WorldModel:
-  """What planning sees; arguments as of `make`. A step takes the prior's probabilities for the drawn state, so that
-  imagination draws nothing and actions have a gradient; the distance is that of probabilities, since the memory of a
-  goal is empty."""
+  """What planning sees; arguments as of `make`. A step takes the prior's probabilities for the drawn state,
+  so that imagination draws nothing and actions have a gradient; the distance is that of probabilities,
+  since the memory of a goal is empty."""
   enc, model = backbone.vector(**encoder), rssm.make(**state)
 
   def encode(params, extra, image):
-    e = enc.apply(params["encoder"], views.standardise(views.to_float(image), mean, std))
+    e = enc.apply(params["encoder"], views.standardise(image, mean, std))
     z = rssm.mean(model.posterior.apply(params["posterior"], e))
     return State(jnp.zeros((len(z), state.get("memory", 256))), z)
 

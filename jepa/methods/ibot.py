@@ -39,61 +39,50 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, prototypes: in
   recipe = view_recipes.make(**views)
   momentum = schedules.make(**ema, steps=steps)
   sharpness = schedules.make(**teacher_temperature, steps=steps)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
+
+  def features(params, x, hidden=None):
+    return backbone.of_vit(enc.apply(params["encoder"], x, None, 0, hidden), args.get("cls", False))
 
   def init(key, batch):
-    keys = jax.random.split(key, 3)
+    k_enc, k_head, k_last = jax.random.split(key, 3)
     x = prepare(batch["image"])
-    params = {"encoder": enc.init(keys[0], x)}
-    h = _features(params["encoder"], x).pooled
-    params["projector"], _ = head.init(keys[1], h)
+    params = {"encoder": enc.init(k_enc, x)}
+    h = features(params, x).pooled
+    params["projector"], _ = head.init(k_head, h)
     z, _ = head.apply(params["projector"], {}, h, train=True)
-    params["prototypes"], _ = last.init(keys[2], z)
+    params["prototypes"], _ = last.init(k_last, z)
     extra = {} if none else {
         "target": jax.tree.map(jnp.copy, params), "temperature": sharpness(0),
         "centre": jnp.zeros(prototypes), "patches": {"centre": jnp.zeros(prototypes)}}
     return params, extra
 
-  def _features(params, x, hidden=None):
-    return backbone.of_vit(enc.apply(params, x, None, 0, hidden), args.get("cls", False))
-
   def scores(params, x_VBHWC, hidden_VBN=None):
-    """Cosines with the prototypes: of images [V B K] and of patches [V B N K]."""
-    if hidden_VBN is None:
-      f = jax.vmap(lambda x: _features(params["encoder"], x))(x_VBHWC)
-    else:
-      f = jax.vmap(lambda x, hidden: _features(params["encoder"], x, hidden))(x_VBHWC, hidden_VBN)
-    def one(h):
+    """Cosines of images [V B K] and of patches [V B N K] with the prototypes; pooled features [V B D]."""
+    f = jax.vmap(lambda x, hidden: features(params, x, hidden))(x_VBHWC, hidden_VBN)
+    def cosines(h):
       z, _ = head.apply(params["projector"], {}, h, train=True)
       return last.apply(params["prototypes"], {}, z, train=True)[0]
-    return one(f.pooled), one(f.tokens), f.pooled
+    return cosines(f.pooled), cosines(f.tokens), f.pooled
 
   def loss(params, extra, batch, key):
     k_views, k_masks, k_some = jax.random.split(key, 3)
-    groups = [prepare(g) for g in recipe(k_views, view_recipes.to_float(batch["image"]))]
+    groups = [prepare(g) for g in recipe(k_views, batch["image"])]
     g, b = groups[0].shape[:2]
-    grid = vit.grid_of(groups[0][0], patch)
-    hidden = masks.hide(k_masks, g * b, grid, share=share)
+    hidden = masks.hide(k_masks, g * b, vit.grid_of(groups[0][0], patch), share=share)
     hidden &= jax.random.bernoulli(k_some, probability, (g * b, 1))
-    hidden = hidden.reshape(g, b, -1)
 
-    s_image, s_patch, pooled = scores(params, groups[0], hidden)
+    s_image, s_patch, pooled = scores(params, groups[0], hidden.reshape(g, b, -1))
     s_all = jnp.concatenate([s_image] + [scores(params, local)[0] for local in groups[1:]])
     if none:
       t_image, t_patch, _ = scores(params, groups[0])
       p_image, p_patch = (jax.nn.softmax(t / student_temperature) for t in (t_image, t_patch))
     else:
       t_image, t_patch, _ = jax.lax.stop_gradient(scores(extra["target"], groups[0]))
-      assign = lambda t, centre: jax.lax.stop_gradient(jax.nn.softmax((t - centre) / extra["temperature"]))
-      p_image, p_patch = assign(t_image, extra["centre"]), assign(t_patch, extra["patches"]["centre"])
-      blend = lambda centre, t: (centre_momentum * centre
-                                 + (1 - centre_momentum) * t.reshape(-1, prototypes).mean(0))
-      extra = extra | {"centre": blend(extra["centre"], t_image),
-                       "patches": {"centre": blend(extra["patches"]["centre"], t_patch)}}
+      p_image, p_patch, extra = _taught(extra, t_image, t_patch, centre_momentum)
     of_images = clustering.across_views(p_image, s_all / student_temperature)
-    flat = lambda x: x.reshape(g * b, -1, *x.shape[3:])
-    of_patches = clustering.tokens(flat(p_patch), flat(s_patch) / student_temperature,
-                                   hidden.reshape(g * b, -1))
+    flat = lambda x: x.reshape(g * b, *x.shape[2:])
+    of_patches = clustering.tokens(flat(p_patch), flat(s_patch) / student_temperature, hidden)
     metrics = {"images": of_images, "patches": of_patches, "codes_used": clustering.perplexity(p_patch),
                "spread": prediction.spread(pooled)}
     return of_images + weight * of_patches, (extra, metrics)
@@ -105,6 +94,16 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, prototypes: in
                     "temperature": sharpness(step + 1)}
 
   def embed(params, extra, batch):
-    return _features((params if none else extra["target"])["encoder"], prepare(batch["image"]))
+    return features(params if none else extra["target"], prepare(batch["image"]))
 
   return Method(init, loss, post, embed)
+
+
+def _taught(extra, t_image, t_patch, momentum):
+  """(soft clusters of images, of patches, extra): the teacher's scores centred and sharpened; then its
+  centres move."""
+  of_images, of_patches = extra["centre"], extra["patches"]["centre"]
+  assign = lambda t, centre: jax.lax.stop_gradient(jax.nn.softmax((t - centre) / extra["temperature"]))
+  move = lambda centre, t: momentum * centre + (1 - momentum) * t.reshape(-1, t.shape[-1]).mean(0)
+  moved = {"centre": move(of_images, t_image), "patches": {"centre": move(of_patches, t_patch)}}
+  return assign(t_image, of_images), assign(t_patch, of_patches), extra | moved

@@ -26,22 +26,20 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
          ema: Mapping | None = dict(kind="linear", value=0.996, end=1.0), sigreg: Mapping | None = None,
          vicreg: Mapping | None = None, none: bool = False, view: Mapping | None = None,
          photometric: Mapping | None = None, target_layers: int = 0, target_norm: str = "layer",
-         beta: float = 1.0, mean: float | Sequence[float] = 0.5,
-         std: float | Sequence[float] = 0.25, steps: int) -> Method:
+         beta: float = 1.0, mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25,
+         steps: int) -> Method:
   """I-JEPA.
 
   Args:
     encoder: keyword arguments of vit.encoder. predictor: of vit.predictor. masks: of masks.multiblock.
-    ema: keyword arguments of schedules.make for the target's momentum. None: the target is the encoder
-      itself.
+    ema: of schedules.make, for the target's momentum. None: the target is the encoder itself.
     sigreg: weight and slices of SIGReg (losses.sigreg) on the pooled representation of the whole image,
       beside or (with ema None) instead of the EMA target; None: none.
     vicreg: likewise, weights `variance` and `covariance` of VICReg's terms (losses.redundancy).
     none: the target is the encoder, with its gradient, without normalisation or regulariser.
-    view: keyword arguments of views.make for one view, shared by context and targets (a random crop, say);
-      None: the image.
-    photometric: keyword arguments of views.apply_photometric, drawn apart for context and targets, so that
-      colour cannot be carried over (not in the paper); None: none.
+    view: of views.make for one view, shared by context and targets (a random crop, say); None: the image.
+    photometric: of views.apply_photometric, drawn apart for context and targets, so that colour cannot be
+      carried over (not in the paper); None: none.
     target_layers: targets are the mean of the normalised outputs of so many last blocks (data2vec, arXiv
       2202.03555); 0: of the encoder's output.
     target_norm: "layer" (LayerNorm without affine, as released), or "centred" (see losses.prediction.centre).
@@ -53,7 +51,7 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
   sample = mask_samplers.multiblock(**masks)
   momentum = schedules.make(**ema, steps=steps) if ema is not None and not none else None
   recipe = views.make(**view) if view is not None else None
-  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  prepare = lambda image: views.standardise(image, mean, std)
   if target_norm not in ("layer", "centred"):
     raise ValueError(f"target_norm {target_norm!r} is unknown; choose one of layer, centred")
 
@@ -63,50 +61,31 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
     return params, {"target": jax.tree.map(jnp.copy, params["encoder"])} if momentum else {}
 
   def target(params, x):
-    """Normalised targets [B N D], and the shares of their variance that position and image explain before
-    centring."""
-    if none:
-      h = enc.apply(params, x)
-      return h, prediction.shares(h)
-    if target_layers:
-      h = prediction.layer_norm(enc.apply(params, x, None, target_layers)).mean(0)
-    else:
-      h = prediction.layer_norm(enc.apply(params, x))
-    return (prediction.centre(h) if target_norm == "centred" else h), prediction.shares(h)
+    """Targets [B N D], and the shares of their variance that position and image explain before centring."""
+    h = enc.apply(params, x, None, 0 if none else target_layers)
+    return (h, prediction.shares(h)) if none else _normalised(h, target_layers, target_norm)
 
   def loss(params, extra, batch, key):
     k_view, k_masks, k_slices, k_context, k_target = jax.random.split(key, 5)
-    image = views.to_float(batch["image"])
-    image = recipe(k_view, image)[0][0] if recipe else image
+    image = recipe(k_view, batch["image"])[0][0] if recipe else views.to_float(batch["image"])
     recolour = lambda k: (
         views.each(views.apply_photometric, k, image, **photometric) if photometric else image)
-    x, x_target = (views.standardise(recolour(k), mean, std) for k in (k_context, k_target))
+    x, x_target = (prepare(recolour(k)) for k in (k_context, k_target))
     grid = vit.grid_of(x, patch)
     context, targets = sample(k_masks, x.shape[0], grid)
 
     s_y, (position, whole) = target(extra["target"] if momentum else params["encoder"], x_target)
-    if not none:
-      s_y = jax.lax.stop_gradient(s_y)
+    s_y = s_y if none else jax.lax.stop_gradient(s_y)
     s_x = enc.apply(params["encoder"], x, context)
     guess = pred.apply(params["predictor"], s_x, context, targets, grid)
     goal = mask_samplers.gather(s_y, targets)
     value = prediction.smooth_l1(guess, goal, targets.valid, beta=beta)
-    # What the position alone would say: the loss falls below this only where the context is used.
-    blind = jnp.broadcast_to(s_y.mean(0), s_y.shape)
-    by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets), goal, targets.valid, beta=beta)
-    metrics = {"prediction": value, "by_position": by_position,
-               "position_share": position, "image_share": whole,
-               "target_std": s_y.std(0).mean(),
-               "variance_ratio": _variance(guess, targets.valid) / _variance(goal, targets.valid)}
+    metrics = {"prediction": value, "position_share": position, "image_share": whole,
+               **_diagnostics(s_y, guess, goal, targets, beta)}
     if (sigreg or vicreg) and not none:
-      pooled = enc.apply(params["encoder"], x).mean(1)
-    if sigreg and not none:
-      metrics["sigreg"] = sigreg_loss.sigreg(pooled, k_slices, slices=sigreg.get("slices", 256))
-      value = value + sigreg["weight"] * metrics["sigreg"]
-    if vicreg and not none:
-      metrics["variance"], metrics["covariance"] = redundancy.variance(pooled), redundancy.covariance(pooled)
-      value = (value + vicreg["variance"] * metrics["variance"]
-               + vicreg["covariance"] * metrics["covariance"])
+      terms = _regularisers(enc.apply(params["encoder"], x).mean(1), k_slices, sigreg, vicreg)
+      value = sum((weight * term for weight, term in terms.values()), value)
+      metrics |= {name: term for name, (_, term) in terms.items()}
     return value, (extra, metrics)
 
   def post(params, extra, step):
@@ -119,6 +98,33 @@ def make(*, encoder: Mapping, predictor: Mapping, masks: Mapping = {},
     return Features(tokens.mean(1), tokens)
 
   return Method(init, loss, post, embed)
+
+
+def _normalised(h, layers, norm):
+  """(targets, shares) of what leaves the encoder, [B N D], or its last blocks, [layers B N D]."""
+  h = prediction.layer_norm(h)
+  h = h.mean(0) if layers else h
+  return (prediction.centre(h) if norm == "centred" else h), prediction.shares(h)
+
+
+def _diagnostics(s_y, guess, goal, targets, beta):
+  """Metrics of targets s_y [B N D] and of what is predicted for `goal` [B M Kt D]."""
+  # What the position alone would say: the loss falls below this only where the context is used.
+  blind = jnp.broadcast_to(s_y.mean(0), s_y.shape)
+  by_position = prediction.smooth_l1(mask_samplers.gather(blind, targets), goal, targets.valid, beta=beta)
+  return {"by_position": by_position, "target_std": s_y.std(0).mean(),
+          "variance_ratio": _variance(guess, targets.valid) / _variance(goal, targets.valid)}
+
+
+def _regularisers(pooled_BD, key, sigreg, vicreg):
+  """name -> (weight, value) of SIGReg and of VICReg's two terms, where they are wanted."""
+  terms = {}
+  if sigreg:
+    terms["sigreg"] = sigreg["weight"], sigreg_loss.sigreg(pooled_BD, key, slices=sigreg.get("slices", 256))
+  if vicreg:
+    terms["variance"] = vicreg["variance"], redundancy.variance(pooled_BD)
+    terms["covariance"] = vicreg["covariance"], redundancy.covariance(pooled_BD)
+  return terms
 
 
 def _variance(x, valid):

@@ -33,7 +33,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float 
   del steps
   enc, proj = backbone.make(**encoder), heads.mlp(**projector)
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_proj = jax.random.split(key)
@@ -48,7 +48,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float 
     s_enc, s_proj = extra["encoder"], extra["projector"]
     z, count = [], []
     # the global views, then local ones of another size
-    for group in recipe(k_views, view_recipes.to_float(batch["image"])):
+    for group in recipe(k_views, batch["image"]):
       v, b = group.shape[:2]
       x = view_recipes.standardise(group, mean, std).reshape(v * b, *group.shape[2:])
       features, s_enc = enc.apply(params["encoder"], s_enc, x, train=True)

@@ -1,5 +1,5 @@
-"""LeWorldModel (Maes et al., 2026, arXiv 2603.19312): a world model from pixels with two terms. No teacher, no
-stop-gradient.
+"""LeWorldModel (Maes et al., 2026, arXiv 2603.19312): a world model from pixels with two terms. No teacher,
+no stop-gradient.
 
   z_t   = projector(encoder(o_t))                                                          [B T D]
   z^_t+1 = out(predictor(z_1..t, a_1..t)), causal over a short history
@@ -27,21 +27,21 @@ class History(NamedTuple):
   action: jax.Array                 # [B T-1 A]
 
 
-def make(*, encoder: Mapping, projector: Mapping, predictor: Mapping, weight: float = 0.09, slices: int = 1024,
-         quadrature: str = "released", mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25,
-         none: bool = False, steps: int) -> Method:
+def make(*, encoder: Mapping, projector: Mapping, predictor: Mapping, weight: float = 0.09,
+         slices: int = 1024, quadrature: str = "released", mean: float | Sequence[float] = 0.5,
+         std: float | Sequence[float] = 0.25, none: bool = False, steps: int) -> Method:
   """LeWM. Batches hold "image" uint8 [B T+1 H W C] and "action" f32 [B T A], T the predictor's history.
 
   Args:
-    encoder: of backbone.make. projector: of heads.mlp; its last width is D, and the head above the predictor has
-      its shape. predictor: of dynamics.transformer without the width. weight: lambda. slices, quadrature: see
-      losses.sigreg. none: no SIGReg.
+    encoder: of backbone.make. projector: of heads.mlp; its last width is D, and the head above the
+      predictor has its shape. predictor: of dynamics.transformer without the width. weight: lambda. slices,
+      quadrature: see losses.sigreg. none: no SIGReg.
     mean, std: of pixels in [0, 1], by channel.
   """
   del steps
   enc, proj, pred = _parts(encoder, projector, predictor)
   width = projector["widths"][-1]
-  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  prepare = lambda image: views.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_proj, k_pred, k_out = jax.random.split(key, 4)
@@ -82,13 +82,13 @@ def make(*, encoder: Mapping, projector: Mapping, predictor: Mapping, weight: fl
 
 def world_model(*, encoder: Mapping, projector: Mapping, predictor: Mapping,
                 mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.25) -> WorldModel:
-  """What planning sees; arguments as of `make`. A latent state is a `History`, which begins as if the world had
-  stood still."""
+  """What planning sees; arguments as of `make`. A latent state is a `History`, which begins as if the world
+  had stood still."""
   enc, proj, pred = _parts(encoder, projector, predictor)
   length = predictor.get("history", 3)
 
   def encode(params, extra, image):
-    x = views.standardise(views.to_float(image), mean, std)
+    x = views.standardise(image, mean, std)
     f, _ = enc.apply(params["encoder"], extra["encoder"], x, train=False)
     z, _ = proj.apply(params["projector"], extra["projector"], f.pooled, train=False)
     actions = params["predictor"]["action"]["kernel"].shape[0]

@@ -33,7 +33,7 @@ def make(*, encoder: Mapping, decoder: Mapping, views: Mapping, hidden: float = 
   decode = lambda channels: vit.predictor(
       inputs=vit.width_of(args), outputs=patch * patch * channels, joint=True, **decoder)
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_dec = jax.random.split(key)
@@ -42,7 +42,7 @@ def make(*, encoder: Mapping, decoder: Mapping, views: Mapping, hidden: float = 
 
   def loss(params, extra, batch, key):
     k_view, k_masks = jax.random.split(key)
-    x = prepare(recipe(k_view, view_recipes.to_float(batch["image"]))[0][0])
+    x = prepare(recipe(k_view, batch["image"])[0][0])
     grid = vit.grid_of(x, patch)
     n = grid[0] * grid[1]
     visible, gone = masks.split(k_masks, len(x), n, max(1, round(n * (1 - hidden))))

@@ -33,27 +33,27 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, queue: int = 6
   tower = towers.make(encoder=encoder, heads=dict(projector=heads.mlp(**projector)), mean=mean, std=std)
   recipe = view_recipes.make(**views)
   if not projector.get("widths"):
-    raise ValueError("config.args.projector.widths is empty: the queue holds what leaves the projector, so it "
-                     "needs one width at least, as in (128,)")
-  width = projector["widths"][-1]
+    raise ValueError("config.args.projector.widths is empty: the queue holds what leaves the projector, "
+                     "so it needs one width at least, as in (128,)")
+  width, parts = projector["widths"][-1], ("encoder", "projector")
 
   def loss(params, extra, batch, key):
-    group = recipe(key, view_recipes.to_float(batch["image"]))[0]
+    group = recipe(key, batch["image"])[0]
     out, extra = tower.apply(params, extra, (group if none else group[:1],))
     q = out["projector"][0]
     if none:
-      agree = prediction.cosine(q, out["projector"][1])
+      agree = prediction.normalised_mse(q, out["projector"][1])
       return agree, (extra, {"agree": agree, "spread": prediction.spread(out["projector"])})
     if queue % len(q):
       raise ValueError(f"config.args.queue = {queue} is no multiple of the batch of {len(q)}; "
                        f"choose {max(1, round(queue / len(q))) * len(q)}")
-    goal, target_stats = tower.apply(extra["target"], extra["target_stats"], (group[1:2],))
+    goal, extra = towers.of_target(tower, extra, (group[1:2],), parts)
     k = prediction.unit(jax.lax.stop_gradient(goal["projector"][0]))
     value = contrastive.info_nce(q, k, temperature=temperature,
                                  queue_QD=jax.lax.stop_gradient(extra["queue"]))
-    extra = extra | {"target_stats": target_stats,
-                     "queue": jnp.concatenate([k, extra["queue"][: queue - len(k)]])}
-    return value, (extra, {"agree": prediction.cosine(q, k), "spread": prediction.spread(out["projector"])})
+    extra = extra | {"queue": jnp.concatenate([k, extra["queue"][: queue - len(k)]])}
+    return value, (extra, {"agree": prediction.normalised_mse(q, k),
+                           "spread": prediction.spread(out["projector"])})
 
   def more(params, extra, step):
     if step is not None:
@@ -62,5 +62,4 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, queue: int = 6
 
   if none:
     return towers.method(tower, loss)
-  return towers.with_target(tower, loss, schedules.make(**ema, steps=steps), ("encoder", "projector"),
-                            more=more)
+  return towers.with_target(tower, loss, schedules.make(**ema, steps=steps), parts, more=more)

@@ -38,13 +38,13 @@ def make(*, encoder: Mapping, projector: Mapping, predictor: Mapping, views: Map
   parts = ("encoder", "projector")
 
   def loss(params, extra, batch, key):
-    groups = recipe(key, view_recipes.to_float(batch["image"]))
+    groups = recipe(key, batch["image"])
     out, extra = tower.apply(params, extra, groups)
     q, k = out["predictor"], out["projector"]
     if not none:
-      goal, target_stats = tower.apply(extra["target"], extra["target_stats"], groups, parts)
-      k, extra = jax.lax.stop_gradient(goal["projector"]), extra | {"target_stats": target_stats}
-    agree = (prediction.cosine(q[0], k[1]) + prediction.cosine(q[1], k[0])) / 2
+      goal, extra = towers.of_target(tower, extra, groups, parts)
+      k = jax.lax.stop_gradient(goal["projector"])
+    agree = (prediction.normalised_mse(q[0], k[1]) + prediction.normalised_mse(q[1], k[0])) / 2
     ctr = lambda q, k: 2 * temperature * contrastive.info_nce(q, k, temperature=temperature)
     value = agree if none else ctr(q[0], k[1]) + ctr(q[1], k[0])
     return value, (extra, {"agree": agree, "spread": prediction.spread(out["projector"])})

@@ -1,5 +1,5 @@
-"""Prediction of the next frames' pixels, with the encoder and predictor of PLDM (arXiv 2502.14819) and no loss on
-latent states: the foil that says what predicting pixels does.
+"""Prediction of the next frames' pixels, with the encoder and predictor of PLDM (arXiv 2502.14819) and no
+loss on latent states: the foil that says what predicting pixels does.
 
   z_t  = encoder(o_t),  z^_1 = z_1,  z^_t+1 = predictor(z^_t, a_t)                         [B T D]
   L    = mean_t>1 |decoder(z^_t) - o_t|^2  +  w |decoder(z_1) - o_1|^2
@@ -25,14 +25,16 @@ def make(*, encoder: Mapping, predictor: Mapping, decoder: Mapping, first: float
   """Next-frame prediction. Batches hold "image" uint8 [B T H W C] and "action" f32 [B T-1 A].
 
   Args:
-    encoder: of backbone.vector. predictor: of dynamics.make. decoder: of pixels.convolutional without the shape.
-    first: w, of the frame that is seen: one decoder for encoded and imagined states, whose distance planning takes.
+    encoder: of backbone.vector. predictor: of dynamics.make.
+    decoder: of pixels.convolutional without the shape.
+    first: w, of the frame that is seen: one decoder for encoded and imagined states, whose distance planning
+      takes.
     mean, std: of pixels in [0, 1], by channel; errors are of standardised pixels.
   """
   del steps
   enc, pred = backbone.vector(**encoder), dynamics.make(**predictor)
   model = world_model(encoder=encoder, predictor=predictor, mean=mean, std=std)
-  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  prepare = lambda image: views.standardise(image, mean, std)
   decode = lambda image: pixels.convolutional(shape=image.shape[-3:], **decoder)
 
   def init(key, batch):

@@ -28,7 +28,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, margin: float 
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    out, extra = tower.apply(params, extra, recipe(key, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(key, batch["image"]))
     z = out["projector"]
     attraction, repulsion = contrastive.margin(z[0], z[1], margin=margin)
     value = attraction if none else attraction + repulsion

@@ -29,9 +29,9 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, temperature: f
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    out, extra = tower.apply(params, extra, recipe(key, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(key, batch["image"]))
     z = out["projector"]
-    agree = prediction.cosine(z[0], z[1])
+    agree = prediction.normalised_mse(z[0], z[1])
     value = agree if none else contrastive.nt_xent(z[0], z[1], temperature=temperature)
     return value, (extra, {"agree": agree, "spread": prediction.spread(z)})
 

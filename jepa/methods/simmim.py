@@ -29,7 +29,7 @@ def make(*, encoder: Mapping, views: Mapping, hidden: float = 0.6, mean: float |
   enc = vit.encoder(**args, mask_token=True)
   linear = lambda channels: heads.linear(patch * patch * channels)
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_head = jax.random.split(key)
@@ -39,7 +39,7 @@ def make(*, encoder: Mapping, views: Mapping, hidden: float = 0.6, mean: float |
 
   def loss(params, extra, batch, key):
     k_view, k_masks = jax.random.split(key)
-    x = prepare(recipe(k_view, view_recipes.to_float(batch["image"]))[0][0])
+    x = prepare(recipe(k_view, batch["image"])[0][0])
     gone = masks.hide(k_masks, len(x), vit.grid_of(x, patch), share=(hidden, hidden), blocks=False)
     z = backbone.of_vit(enc.apply(params["encoder"], x, None, 0, gone), cls).tokens
     error = reconstruction.absolute(linear(x.shape[-1]).apply(params["head"], z), vit.patches(x, patch))

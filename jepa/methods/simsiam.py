@@ -31,10 +31,10 @@ def make(*, encoder: Mapping, projector: Mapping, predictor: Mapping, views: Map
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    out, extra = tower.apply(params, extra, recipe(key, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(key, batch["image"]))
     p = out["predictor"]
     z = out["projector"] if none else jax.lax.stop_gradient(out["projector"])
-    agree = (prediction.cosine(p[0], z[1]) + prediction.cosine(p[1], z[0])) / 2
+    agree = (prediction.normalised_mse(p[0], z[1]) + prediction.normalised_mse(p[1], z[0])) / 2
     return agree / 2 - 1, (extra, {"agree": agree, "spread": prediction.spread(z)})     # 2 - 2 cos -> -cos
 
   return towers.method(tower, loss)

@@ -29,7 +29,7 @@ def make(*, encoder: Mapping, views: Mapping, classes: int, smoothing: float = 0
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    out, extra = tower.apply(params, extra, recipe(key, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(key, batch["image"]))
     logits, label = out["classifier"][0], batch["label"]
     # An example without a label, or with one beyond `classes`, makes the loss NaN: the run stops, naming it.
     known = ((label >= 0) & (label < classes)).all()

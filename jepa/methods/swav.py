@@ -36,7 +36,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, prototypes: in
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    groups = recipe(key, view_recipes.to_float(batch["image"]))
+    groups = recipe(key, batch["image"])
     out, extra = tower.apply(params, extra, groups)
     s = out["prototypes"]
     if prototypes > s.shape[1]:

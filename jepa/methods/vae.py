@@ -30,7 +30,7 @@ def make(*, encoder: Mapping, decoder: Mapping, views: Mapping, latent: int = 64
   tower = towers.make(encoder=encoder, mean=mean, std=std)
   head = heads.linear(2 * latent)
   recipe = view_recipes.make(**views)
-  prepare = lambda image: view_recipes.standardise(view_recipes.to_float(image), mean, std)
+  prepare = lambda image: view_recipes.standardise(image, mean, std)
 
   def init(key, batch):
     k_enc, k_head, k_dec = jax.random.split(key, 3)
@@ -41,7 +41,7 @@ def make(*, encoder: Mapping, decoder: Mapping, views: Mapping, latent: int = 64
 
   def loss(params, extra, batch, key):
     k_view, k_noise = jax.random.split(key)
-    image = recipe(k_view, view_recipes.to_float(batch["image"]))[0][0]
+    image = recipe(k_view, batch["image"])[0][0]
     x = prepare(image)
     features, stats = tower.features(params, extra, image)
     mu, log_variance = jnp.split(head.apply(params["head"], features.pooled), 2, -1)

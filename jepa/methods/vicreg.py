@@ -30,9 +30,9 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, invariance: fl
   recipe = view_recipes.make(**views)
 
   def loss(params, extra, batch, key):
-    out, extra = tower.apply(params, extra, recipe(key, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(key, batch["image"]))
     z = out["projector"]
-    agree = 4 * redundancy.agreement(z)       # of two views, the mean of (z_1 - z_2)^2
+    agree = 4 * redundancy.invariance(z)      # of two views, the mean of (z_1 - z_2)^2
     varied = (redundancy.variance(z[0]) + redundancy.variance(z[1])) / 2
     covaried = redundancy.covariance(z[0]) + redundancy.covariance(z[1])
     value = invariance * agree + (0 if none else variance * varied + covariance * covaried)

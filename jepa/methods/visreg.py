@@ -37,7 +37,7 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, weight: float 
 
   def loss(params, extra, batch, key):
     k_views, k_slices = jax.random.split(key)
-    groups = recipe(k_views, view_recipes.to_float(batch["image"]))
+    groups = recipe(k_views, batch["image"])
     out, extra = tower.apply(params, extra, groups)
     z = out["projector"]
     agree = jnp.square(z - z[: len(groups[0])].mean(0)).mean()

@@ -32,16 +32,17 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, size: int = 12
 
   def loss(params, extra, batch, key):
     k_views, k_parts = jax.random.split(key)
-    out, extra = tower.apply(params, extra, recipe(k_views, view_recipes.to_float(batch["image"])))
+    out, extra = tower.apply(params, extra, recipe(k_views, batch["image"]))
     z = out["projector"]
     if size <= z.shape[2] and not eps:
-      raise ValueError(f"config.args.size = {size} does not exceed the embedding's width {z.shape[2]}, so that "
-                       "its covariance has no inverse: choose a larger size, a narrower projector, or eps > 0")
+      raise ValueError(f"config.args.size = {size} does not exceed the embedding's width {z.shape[2]}, "
+                       "so that its covariance has no inverse: "
+                       "choose a larger size, a narrower projector, or eps > 0")
     if z.shape[1] % size:
       raise ValueError(f"config.args.size = {size}: the batch of {z.shape[1]} does not split into such "
                        f"sub-batches; choose a batch that is a multiple of {size}, or another size")
-    value = (redundancy.agreement(z) if none
+    value = (redundancy.invariance(z) if none
              else redundancy.w_mse(z, k_parts, size=size, iterations=iterations, eps=eps))
-    return value, (extra, {"agree": redundancy.agreement(z), "spread": prediction.spread(z)})
+    return value, (extra, {"agree": redundancy.invariance(z), "spread": prediction.spread(z)})
 
   return towers.method(tower, loss)

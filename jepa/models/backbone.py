@@ -22,8 +22,12 @@ def make(*, name: str = "vit", **args) -> StatefulNet:
 
 
 def vector(*, kind: str = "impala", outputs: int = 512, **args) -> Net:
-  """apply(params, image [B H W C]) -> f32 [B outputs], each image by itself: encoders of world models whose state
-  is one vector. Args: of impala.impala, or of vit.encoder, whose pooled token a linear map and a LayerNorm follow.
+  """apply(params, image [B H W C]) -> f32 [B outputs], each image by itself: encoders of world models whose
+  state is one vector.
+
+  Args:
+    kind: "impala", or "vit", whose pooled token a linear map and a LayerNorm follow.
+    outputs: width of the vector. args: of impala.impala or of vit.encoder.
 
   Raises:
     ValueError: an unknown kind.

@@ -29,11 +29,11 @@ class GRU(nn.Module):
 
 
 class MLP(nn.Module):
-  """z + hidden layers of (z, a), each with a LayerNorm if asked, and with gates if asked: norm(x U) * gelu(x V)
-  (GEGLU, arXiv 2002.05202), since what an action does depends on where the walls are.
+  """z + hidden layers of (z, a), each with a LayerNorm if asked, and with gates if asked,
+  norm(x U) * gelu(x V) (GEGLU, arXiv 2002.05202), since what an action does depends on where the walls are.
 
-  A relu costs a CPU a fraction of a gelu, and narrow layers are bound by it.
-  Where a wall stops a dot is decided by a thirtieth of the state's range: deep layers with norms learn that sooner.
+  A relu costs a CPU a fraction of a gelu, and narrow layers are bound by it. Where a wall stops a dot is
+  decided by a thirtieth of the state's range: deep layers with norms learn that sooner.
   """
 
   width: int
@@ -44,7 +44,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, z, a):
-    act = ACTIVATIONS[self.activation]
+    act = lib.ACTIVATIONS[self.activation]
     x = jnp.concatenate([z, a], -1)
     for i in range(self.depth):
       h = lib.Dense(self.width, name=f"hidden{i}")(x)
@@ -55,7 +55,6 @@ class MLP(nn.Module):
 
 
 KINDS = {"gru": GRU, "mlp": MLP}
-ACTIVATIONS = {"gelu": lambda h: nn.gelu(h, approximate=False), "relu": nn.relu}
 
 
 def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Net:
@@ -72,25 +71,26 @@ def make(*, kind: str = "gru", width: int = 512, members: int = 1, **args) -> Ne
   """
   if members > 1:
     one = make(kind=kind, width=width, **args)
-    names = [f"member{i}" for i in range(members)]
-    return Net(lambda key, z, a: {name: one.init(k, z[:, i], a)
-                                  for i, (name, k) in enumerate(zip(names, jax.random.split(key, members)))},
-               lambda params, z, a: jnp.stack([one.apply(params[name], z[:, i], a)
-                                               for i, name in enumerate(names)], 1))
+    return Net(lambda key, z, a: {f"member{i}": one.init(k, z[:, i], a)
+                                  for i, k in enumerate(jax.random.split(key, members))},
+               lambda params, z, a: jnp.stack([one.apply(params[f"member{i}"], z[:, i], a)
+                                               for i in range(members)], 1))
   if kind == "transformer":
     net = transformer(width=width, history=1, **args)
     return Net(lambda key, z, a: net.init(key, z[:, None], a[:, None]),
                lambda params, z, a: net.apply(params, z[:, None], a[:, None])[:, 0])
   if kind not in KINDS:
     raise ValueError(f"predictor {kind!r} is unknown; choose one of {', '.join((*KINDS, 'transformer'))}")
-  if args.get("activation", "gelu") not in ACTIVATIONS:
-    raise ValueError(f"predictor.activation = {args['activation']!r} is unknown; choose {' or '.join(ACTIVATIONS)}")
+  if args.get("activation", "gelu") not in lib.ACTIVATIONS:
+    raise ValueError(f"predictor.activation = {args['activation']!r} is unknown; "
+                     f"choose {' or '.join(lib.ACTIVATIONS)}")
   return lib.net(KINDS[kind](width, **args))
 
 
 class AdaBlock(nn.Module):
-  """Pre-norm transformer block whose normalised inputs are scaled and shifted, and whose outputs are gated, by
-  a condition. Maps that start at zero make the block start as the identity (AdaLN-zero, arXiv 2212.09748)."""
+  """Pre-norm transformer block whose normalised inputs are scaled and shifted, and whose outputs are gated,
+  by a condition. Maps that start at zero make the block start as the identity (AdaLN-zero,
+  arXiv 2212.09748)."""
 
   heads: int
   hidden: int
@@ -99,8 +99,8 @@ class AdaBlock(nn.Module):
   @nn.compact
   def __call__(self, x, condition, see):
     d = x.shape[-1]
-    six = nn.Dense(6 * d, kernel_init=nn.initializers.normal(self.gate_std), name="modulation")(nn.silu(condition))
-    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(six, 6, -1)
+    modulation = nn.Dense(6 * d, kernel_init=nn.initializers.normal(self.gate_std), name="modulation")
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation(nn.silu(condition)), 6, -1)
     norm = lambda h: nn.LayerNorm(use_scale=False, use_bias=False)(h)
     y = norm(x) * (1 + scale1) + shift1
     x = x + gate1 * lib.Attention(self.heads, name="attention")(y, see)
@@ -126,12 +126,12 @@ def transformer(*, width: int, history: int = 3, depth: int = 6, heads: int = 16
 
   def init(key, z, a):
     keys = jax.random.split(key, 4)
+    each = jax.random.split(jax.random.fold_in(key, 4), depth)
     see = jnp.ones((1, 1, 1), bool)
     z, a = z[:1, :1], a[:1, :1]
     return {"action": action.init(keys[0], a), "norm": norm.init(keys[1], z), "out": out.init(keys[2], z),
             "positions": 0.02 * jax.random.normal(keys[3], (history, width)),
-            "blocks": jax.vmap(lambda k: block.init(k, z, z, see))(jax.random.split(jax.random.fold_in(key, 4),
-                                                                                      depth))}
+            "blocks": jax.vmap(lambda k: block.init(k, z, z, see))(each)}
 
   def apply(params, z, a):
     t = z.shape[1]

@@ -1,5 +1,5 @@
-"""World models over whole frames of patch tokens: the features of a frozen encoder, predictors that see all of a
-frame and nothing ahead of it, and the frames they remember.
+"""World models over whole frames of patch tokens: the features of a frozen encoder, predictors that see all
+of a frame and nothing ahead of it, and the frames they remember.
 
 Shapes: z [B T N D] features of T frames, a [B T A] actions, s [B T P] proprioception.
 """
@@ -22,15 +22,15 @@ def frozen(*, encoder: Mapping, mean: float | Sequence[float], std: float | Sequ
   """init(key, image) -> params; apply(params, image uint8 [... H W C]) -> f32 [... N D], without gradient.
 
   Args:
-    encoder: of vit.encoder; a class token is left out. mean, std: of pixels in [0, 1], by channel, as the encoder
-      was trained. norm: LayerNorm without affine on top.
+    encoder: of vit.encoder; a class token is left out. mean, std: of pixels in [0, 1], by channel, as the
+      encoder was trained. norm: LayerNorm without affine on top.
 
   Raises:
     ValueError: the encoder is no ViT.
   """
   args = backbone.vit_args(encoder, "patch features are predicted")
   net = vit.encoder(**args)
-  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  prepare = lambda image: views.standardise(image, mean, std)
 
   def apply(params, image):
     x = prepare(image.reshape(-1, *image.shape[-3:]))
@@ -38,6 +38,11 @@ def frozen(*, encoder: Mapping, mean: float | Sequence[float], std: float | Sequ
     return (layer_norm(z) if norm else z).reshape(*image.shape[:-3], *z.shape[1:])
 
   return Net(lambda key, image: net.init(key, prepare(image.reshape(-1, *image.shape[-3:]))), apply)
+
+
+def flat(z: jax.Array) -> jax.Array:
+  """The tokens of a frame side by side: [... N D] -> [... N*D]."""
+  return z.reshape(*z.shape[:-2], -1)
 
 
 # Predictors
@@ -51,9 +56,9 @@ def causal(frames: int, tokens: int) -> np.ndarray:
 
 def joined(*, history: int = 3, depth: int = 6, heads: int = 16, mlp_ratio: float = 4.0,
            dtype: str = "float32") -> Net:
-  """DINO-WM's predictor (arXiv 2411.04983): apply(params, x [B T N C]) -> f32 [B T N C], at t what follows from
-  frames 1 ... t, T up to `history`. Tokens that hold actions among their channels are its residual stream, with
-  learned positions before and a LayerNorm behind.
+  """DINO-WM's predictor (arXiv 2411.04983): apply(params, x [B T N C]) -> f32 [B T N C], at t what follows
+  from frames 1 ... t, T up to `history`. Tokens that hold actions among their channels are its residual
+  stream, with learned positions before and a LayerNorm behind.
 
   Raises:
     ValueError: C is not divisible by the heads, or T is longer than the history.
@@ -62,8 +67,8 @@ def joined(*, history: int = 3, depth: int = 6, heads: int = 16, mlp_ratio: floa
 
   def parts(width):
     if width % heads:
-      raise ValueError(f"predictor: tokens of {width} channels (features, proprioception, action) are not divisible "
-                       f"by {heads} heads; choose other widths of the embeddings, or heads")
+      raise ValueError(f"predictor: tokens of {width} channels (features, proprioception, action) are not "
+                       f"divisible by {heads} heads; choose other widths of the embeddings, or heads")
     block = lib.net(lib.Block(heads, round(width * mlp_ratio), compute))
     return lib.stack(block, depth), lib.net(lib.LayerNorm())
 
@@ -89,8 +94,9 @@ def joined(*, history: int = 3, depth: int = 6, heads: int = 16, mlp_ratio: floa
 def interleaved(*, width: int = 1024, depth: int = 24, heads: int = 16, mlp_ratio: float = 4.0,
                 dtype: str = "float32") -> Net:
   """V-JEPA 2-AC's predictor (arXiv 2506.09985): apply(params, z [B T N D], a [B T A], s [B T P]) ->
-  f32 [B T N D], at t what follows from frames 1 ... t, normalised. A frame is the sequence action, state, patches of
-  a square grid, each projected to `width`; positions are rotary, 3-D for patches and temporal for the other two.
+  f32 [B T N D], at t what follows from frames 1 ... t, normalised. A frame is the sequence action, state,
+  patches of a square grid, each projected to `width`; positions are rotary, 3-D for patches and temporal for
+  the other two.
 
   Raises:
     ValueError: the width is not divisible by the heads, or N is not a square.
@@ -106,8 +112,8 @@ def interleaved(*, width: int = 1024, depth: int = 24, heads: int = 16, mlp_rati
   def init(key, z, a, s):
     keys = jax.random.split(key, 6)
     h = jnp.zeros((1, 1, width))
-    return {"patches": into.init(keys[0], z), "action": into.init(keys[1], a), "state": into.init(keys[2], s),
-            "blocks": blocks.init(keys[3], h), "norm": norm.init(keys[4], h),
+    return {"patches": into.init(keys[0], z), "action": into.init(keys[1], a),
+            "state": into.init(keys[2], s), "blocks": blocks.init(keys[3], h), "norm": norm.init(keys[4], h),
             "out": out(z.shape[-1]).init(keys[5], h)}
 
   def apply(params, z, a, s):
@@ -132,8 +138,8 @@ def interleaved(*, width: int = 1024, depth: int = 24, heads: int = 16, mlp_rati
 
 
 class Window(NamedTuple):
-  """The last frames, oldest first. From `count` on the slots are empty, which a causal predictor does not see; the
-  newest frame's action is yet to be taken."""
+  """The last frames, oldest first. From `count` on the slots are empty, which a causal predictor does not
+  see; the newest frame's action is yet to be taken."""
 
   z: jax.Array                      # [B T N D]
   s: jax.Array                      # [B T P], P = 0 where there is none

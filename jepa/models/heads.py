@@ -7,9 +7,9 @@ import jax
 
 from jepa.losses.prediction import unit
 from jepa.models.convnet import BatchNorm, stateful
+from jepa.models.layers import ACTIVATIONS
 from jepa.types import Net, StatefulNet
 
-ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
 LAST = ("plain", "batch", "unscaled")
 
 

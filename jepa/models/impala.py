@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jepa.models import layers as lib, vit
@@ -26,8 +25,9 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    conv = lambda name, stride=1: nn.Conv(self.width, (max(3, stride + 1),) * 2, (stride,) * 2, dtype=self.dtype,
-                                          kernel_init=nn.initializers.he_normal(), name=name)
+    conv = lambda name, stride=1: nn.Conv(
+        self.width, (max(3, stride + 1),) * 2, (stride,) * 2, dtype=self.dtype,
+        kernel_init=nn.initializers.he_normal(), name=name)
     norm = lambda name: nn.GroupNorm(self.groups, dtype=self.dtype, name=name)
     if self.stride:
       x = nn.relu(norm("norm0")(conv("conv0", self.stride)(x)))
@@ -49,9 +49,9 @@ class Patches(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    grid = vit.grid_of(x, self.patch)
-    x = lib.Dense(self.width, self.dtype, name="patch")(vit.patches(x, self.patch)).reshape(len(x), *grid, self.width)
-    return nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm0")(x))
+    h = lib.Dense(self.width, self.dtype, name="patch")(vit.patches(x, self.patch))
+    h = h.reshape(len(x), *vit.grid_of(x, self.patch), self.width)
+    return nn.relu(nn.GroupNorm(self.groups, dtype=self.dtype, name="norm0")(h))
 
 
 class Impala(nn.Module):
@@ -78,25 +78,29 @@ class Impala(nn.Module):
 
 
 def impala(*, widths: Sequence[int] = (16, 32, 32), outputs: int = 512, blocks: int = 2,
-           strides: Sequence[int] = (), patches: bool = False, groups: int = 4, dtype: str = "float32") -> Net:
+           strides: Sequence[int] = (), patches: bool = False, groups: int = 4,
+           dtype: str = "float32") -> Net:
   """apply(params, image [B H W C]) -> f32 [B outputs].
 
   Args:
-    widths: channels of each stage, which halves the side. blocks: residual ones a stage. groups: of GroupNorm.
+    widths: channels of each stage, which halves the side. blocks: residual ones a stage.
+    groups: of GroupNorm.
     strides: of each stage's first convolution, in place of the pooling: a quarter of its operations with 2, a
       sixth with 4 and a kernel of 5. Nothing: pooling, as published.
-    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride, without residual
-      blocks: a matrix product, where the gradient of a convolution of few channels is what a CPU is slowest at.
+    patches: the first stage is a linear map of patches, which do not overlap, as wide as its stride, without
+      residual blocks: a matrix product, where the gradient of a convolution of few channels is what a CPU is
+      slowest at.
 
   Raises:
-    ValueError: a width that the groups do not divide, not one stride a stage, patches without strides; when called,
-      a picture that the patches do not divide.
+    ValueError: a width that the groups do not divide, not one stride a stage, patches without strides; when
+      called, a picture that the patches do not divide.
   """
   if bad := [w for w in widths if w % groups]:
     raise ValueError(f"impala: a width of {bad[0]} does not split into {groups} groups; choose a multiple")
   if strides and (len(strides) != len(widths) or min(strides) < 1):
-    raise ValueError(f"impala: strides = {tuple(strides)} with {len(widths)} widths; give a positive one to each stage")
+    raise ValueError(f"impala: strides = {tuple(strides)} with {len(widths)} widths; "
+                     "give a positive one to each stage")
   if patches and not strides:
     raise ValueError("impala: patches are as wide as the first stride; give strides, such as (5, 2, 2)")
-  return lib.net(Impala(tuple(widths), outputs, blocks, tuple(strides) or (0,) * len(widths), patches, groups,
-                        jnp.dtype(dtype)))
+  strides = tuple(strides) or (0,) * len(widths)
+  return lib.net(Impala(tuple(widths), outputs, blocks, strides, patches, groups, jnp.dtype(dtype)))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jepa.models import positions
 from jepa.types import Net, Params
 
+ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "relu": nn.relu}
 REMAT = {"none": None, "full": jax.checkpoint_policies.nothing_saveable,
          "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
@@ -24,7 +25,6 @@ def weight_init(std: float = 0.0):
     return nn.initializers.truncated_normal(std)
   return lambda key, shape, dtype=jnp.float32: nn.initializers.truncated_normal(shape[0] ** -0.5)(
       key, shape, dtype)
-
 
 
 class LayerNorm(nn.Module):

@@ -38,8 +38,9 @@ def decoder(image: jax.Array, tokens: jax.Array, args: Mapping, inputs: int = 0)
 
 
 class Upward(nn.Module):
-  """The stages of impala.Impala, backwards: a linear map to the smallest map, then convolutions whose 4 W channels
-  are the W channels of a map of twice the side (sub-pixel convolution, arXiv 1609.05158), cut to its size."""
+  """The stages of impala.Impala, backwards: a linear map to the smallest map, then convolutions whose 4 W
+  channels are the W channels of a map of twice the side (sub-pixel convolution, arXiv 1609.05158), cut to its
+  size."""
 
   shape: Sequence[int]
   widths: Sequence[int]

@@ -41,9 +41,9 @@ def rope_2d(index_BN: jax.Array, grid: tuple[int, int], head_width: int,
 
 
 def rope_3d(place_N3: np.ndarray, head_width: int, theta: float = 10000.0) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines [1 N 1 head_width / 2] of rotary embeddings by (frame, row, column): a third of the pairs
-  turns with each, and what is left over does not turn (V-JEPA 2, arXiv 2506.09985). A token without a place in
-  the grid has row and column 0, which turn nothing.
+  """Cosines and sines [1 N 1 head_width / 2] of rotary embeddings by (frame, row, column): a third of the
+  pairs turns with each, and what is left over does not turn (V-JEPA 2, arXiv 2506.09985). A token without a
+  place in the grid has row and column 0, which turn nothing.
 
   Raises:
     ValueError: head_width is odd or under 6.

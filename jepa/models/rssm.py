@@ -1,5 +1,6 @@
-"""The recurrent state-space model of Dreamer (PlaNet, arXiv 1811.04551; DreamerV3, arXiv 2301.04104): a memory that
-is moved by a GRU, and a drawn state that is guessed from the memory (prior) or read off the picture (posterior).
+"""The recurrent state-space model of Dreamer (PlaNet, arXiv 1811.04551; DreamerV3, arXiv 2301.04104): a
+memory that is moved by a GRU, and a drawn state that is guessed from the memory (prior) or read off the
+picture (posterior).
 
 Shapes: h [B H] memory, z [B S*C] drawn state: S one-hot vectors of C classes, side by side; logits [B S C].
 """
@@ -20,8 +21,10 @@ class Memory(nn.Module):
 
   @nn.compact
   def __call__(self, h, z, a):
-    x = nn.silu(lib.LayerNorm(name="norm_in")(lib.Dense(self.width, name="in")(jnp.concatenate([z, a], -1))))
-    maps = lib.LayerNorm(name="norm")(lib.Dense(3 * h.shape[-1], name="maps")(jnp.concatenate([h, x], -1)))
+    x = lib.Dense(self.width, name="in")(jnp.concatenate([z, a], -1))
+    x = nn.silu(lib.LayerNorm(name="norm_in")(x))
+    maps = lib.Dense(3 * h.shape[-1], name="maps")(jnp.concatenate([h, x], -1))
+    maps = lib.LayerNorm(name="norm")(maps)
     reset, new, update = jnp.split(maps, 3, -1)
     update = nn.sigmoid(update - 1)
     return update * jnp.tanh(nn.sigmoid(reset) * new) + (1 - update) * h
@@ -57,7 +60,8 @@ def make(*, memory: int = 256, hidden: int = 256, states: int = 16, classes: int
 
 
 def draw(key: jax.Array, logits_BSC: jax.Array) -> jax.Array:
-  """One-hot z [B S*C], its gradient that of the probabilities (straight through, DreamerV2, arXiv 2010.02193)."""
+  """One-hot z [B S*C]; its gradient is that of the probabilities (straight-through: DreamerV2, arXiv
+  2010.02193)."""
   p = jnp.exp(logits_BSC)
   hot = jax.nn.one_hot(jax.random.categorical(key, logits_BSC), logits_BSC.shape[-1])
   return flat(p + jax.lax.stop_gradient(hot - p))

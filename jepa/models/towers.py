@@ -13,7 +13,7 @@ import optax
 from jepa import views
 from jepa.models import backbone
 from jepa.schedules import Schedule
-from jepa.types import Features, Method, Params, StatefulNet, Stats
+from jepa.types import Extra, Features, Method, Params, StatefulNet, Stats
 
 
 class Tower(NamedTuple):
@@ -39,7 +39,7 @@ def make(*, encoder: Mapping, heads: Mapping[str, StatefulNet] = {}, mean: float
     mean, std: of pixels in [0, 1], by channel.
   """
   enc = backbone.make(**encoder)
-  prepare = lambda image: views.standardise(views.to_float(image), mean, std)
+  prepare = lambda image: views.standardise(image, mean, std)
 
   def init(key, image):
     keys = jax.random.split(key, 1 + len(heads))
@@ -118,3 +118,10 @@ def with_target(tower: Tower, loss: Callable, momentum: Schedule, parts: Sequenc
     return tower.embed(params, extra, batch["image"])
 
   return Method(init, loss, post, embed)
+
+
+def of_target(tower: Tower, extra: Extra, groups: Sequence[jax.Array],
+              parts: Sequence[str]) -> tuple[dict[str, jax.Array], Extra]:
+  """(outputs, extra) of the target that `with_target` keeps of `parts`; arguments as of the tower's apply."""
+  out, stats = tower.apply(extra["target"], extra["target_stats"], groups, parts)
+  return out, extra | {"target_stats": stats}

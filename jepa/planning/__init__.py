@@ -1,15 +1,16 @@
 """Planning: the sequence of actions that a world model believes in most, as pure functions.
 
 A planner knows an energy and nothing else: no model, no world, no config. It minimises E(context, actions,
-goal) over actions within limits, and one planning call is a function from the previous plan to the next. Two
-planners know single steps instead: dynamics(z, a) and distance(z, goal).
+goal) over actions within limits, and one planning call is a function from the previous plan to the next. Some
+know single steps instead: dynamics(z, a) and distance(z, goal).
+
+`jepa/planning/<name>.py` defines `make(*, ...) -> Planner`; a dotted name is a file in another repository.
+The other files of this folder act with planners in worlds.
 
 Shape letters: H horizon, A width of an action, N samples, K elites. Everything is f32. A non-finite energy
 counts as the worst.
 """
 from collections.abc import Callable, Sequence
-import difflib
-import importlib
 import inspect
 from typing import Any, NamedTuple
 
@@ -17,13 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepa import config
+
 PyTree = Any
 # (context, actions [H A], goal) -> f32 []: lower is better. Pure; planners vmap it over samples. Context and
 # goal are any pytrees, such as latents.
 Energy = Callable[[PyTree, jax.Array, PyTree], jax.Array]
-
-NAMES = ("shooting", "cem", "icem", "mppi", "gradient", "grasp", "tree")      # jepa/planning/<name>.py
-STEPWISE = ("grasp", "tree")            # those that go from state to state, and so need `dynamics` and no energy
 
 
 class Limits(NamedTuple):
@@ -32,8 +32,8 @@ class Limits(NamedTuple):
   low: np.ndarray | Sequence[float]           # f32 [A]
   high: np.ndarray | Sequence[float]          # f32 [A]
   norm: float = 0.0                           # largest Euclidean length of one action; 0: none
-  blocks: int = 1                             # so many actions in a row are one of A numbers (frameskip); `norm`
-                                              # bounds each of them
+  blocks: int = 1                             # so many actions in a row are one of A numbers (frameskip);
+                                              # `norm` bounds each of them
 
 
 class Plan(NamedTuple):
@@ -59,28 +59,18 @@ class Planner(NamedTuple):
 
 def make(name: str, /, **args) -> Planner:
   """The planner of jepa/planning/<name>.py: `make` of that file called with `args`. Every one of them takes
-  `limits` and `horizon`, and an `energy`; those in STEPWISE take `dynamics` and `distance` in its place.
+  `limits` and `horizon`, and an `energy`, or where it is `stepwise` `dynamics` and `distance` in its place.
 
   Raises:
     ValueError: an unknown name or argument, one that is missing, or a number that makes no sense.
   """
-  if name not in NAMES:
-    raise ValueError(f"there is no planner {name!r}{_hint(name, NAMES)} Known: {', '.join(NAMES)}")
-  factory = importlib.import_module(f"jepa.planning.{name}").make
-  options = inspect.signature(factory).parameters
-  for key in args:
-    if key not in options:
-      raise ValueError(
-          f"planner {name!r} has no option {key!r}{_hint(key, options)} Options: {', '.join(options)}")
-  for key, option in options.items():
-    if option.default is option.empty and key not in args:
-      raise ValueError(f"planner {name!r} needs {key!r}; it has no default")
-  return factory(**args)
+  factory = config.module(name, __name__).make
+  return config.call(factory, factory.__module__, **args)
 
 
-def _hint(word: str, known) -> str:
-  close = difflib.get_close_matches(word, list(known), n=1)
-  return f"; did you mean {close[0]!r}?" if close else "."
+def stepwise(name: str) -> bool:
+  """Whether a planner goes from state to state, and so takes `dynamics` and no energy."""
+  return "dynamics" in inspect.signature(config.module(name, __name__).make).parameters
 
 
 # ---- what the planners share ----
@@ -96,7 +86,7 @@ def clip(limits: Limits, actions: jax.Array) -> jax.Array:
 
 
 def evaluate(energy: Energy, context: PyTree, actions: jax.Array, goal: PyTree, batch: int = 0) -> jax.Array:
-  """f32 [N]: energies of actions [N H A], inf where they are not finite; `batch` at a time, 0: all at once."""
+  """f32 [N]: energies of actions [N H A], inf where they are not finite; `batch` at a time, 0: all."""
   of = lambda a: energy(context, a, goal).astype(jnp.float32)
   # lax.map would run more pieces than there are samples
   energies = jax.lax.map(of, actions, batch_size=batch) if 0 < batch < len(actions) else jax.vmap(of)(actions)
@@ -155,8 +145,8 @@ def checked(limits: Limits, horizon: int, std: float | Sequence[float] = 0.0,
     raise ValueError(f"limits have a low of shape {low.shape} and a high of shape {high.shape}; "
                      "give one number for each dimension of an action in both")
   if len(low) % limits.blocks:
-    raise ValueError(f"limits of {len(low)} numbers do not split into {limits.blocks} blocks; give low and high of "
-                     "every action of a block, one after the other")
+    raise ValueError(f"limits of {len(low)} numbers do not split into {limits.blocks} blocks; give low and "
+                     "high of every action of a block, one after the other")
   if not (low <= high).all():
     raise ValueError(f"limits have low {low} above high {high}; exchange them")
   if limits.norm < 0 or limits.norm and not ((low <= 0) & (high >= 0)).all():

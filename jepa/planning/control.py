@@ -101,8 +101,8 @@ def begin(policy: Policy, *, done: Callable[[PyTree, PyTree], jax.Array]) -> Cal
 
 def look(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree], observe: Callable[[PyTree], PyTree],
          done: Callable[[PyTree, PyTree], jax.Array]) -> Callable[..., tuple[Running, Turn]]:
-  """(key, running, goal, target, allowed bool [R]) -> (running, turn): looks once and executes what the policy
-  answers, as far as it is allowed. Arguments as of `episodes`."""
+  """(key, running, goal, target, allowed bool [R]) -> (running, turn): looks once and executes what the
+  policy answers, as far as it is allowed. Arguments as of `episodes`."""
 
   def act(key, running, goal, target, allowed):
     actions, energy, memory = policy.act(key, observe(running.state), goal, running.memory)
@@ -114,7 +114,8 @@ def look(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree], observe
       world = jax.tree.map(lambda old, new: jnp.where(live, new, old), world, step(world, action))
       return (world, finished | live & done(world, target)), (world, live)
 
-    (world, finished), (worlds, live) = jax.lax.scan(one, (running.state, running.finished), (actions, allowed))
+    first = running.state, running.finished
+    (world, finished), (worlds, live) = jax.lax.scan(one, first, (actions, allowed))
     return Running(world, finished, memory), Turn(worlds, actions, live, energy)
 
   return act
@@ -135,7 +136,7 @@ def schedule(policy: Policy, steps: int) -> jax.Array:
 def episodes(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree],
              observe: Callable[[PyTree], PyTree], done: Callable[[PyTree, PyTree], jax.Array],
              steps: int) -> Callable[[jax.Array, PyTree, PyTree, PyTree], Episode]:
-  """Runs a policy in a world, whole episodes in one program; jepa/evals/planning.py takes turns instead, and
+  """Runs a policy in a world, whole episodes in one program; jepa/planning/acting.py takes turns instead, and
   fills the place of an episode that has succeeded.
 
   Args:
@@ -156,11 +157,14 @@ def episodes(policy: Policy, *, step: Callable[[PyTree, jax.Array], PyTree],
 
   def episode(key, first, goal, target):
     k_init, k_looks = jax.random.split(key)
+    looks = jax.random.split(k_looks, len(allowed)), allowed
     running, turns = jax.lax.scan(lambda running, x: turn(x[0], running, goal, target, x[1]),
-                                  start(k_init, first, target), (jax.random.split(k_looks, len(allowed)), allowed))
+                                  start(k_init, first, target), looks)
     flat = lambda x: x.reshape(-1, *x.shape[2:])[:steps]
-    states = jax.tree.map(lambda a, rest: jnp.concatenate([jnp.asarray(a)[None], flat(rest)]), first, turns.states)
-    return Episode(states, flat(turns.actions), flat(turns.live), turns.energy, running.finished, running.memory)
+    states = jax.tree.map(lambda a, rest: jnp.concatenate([jnp.asarray(a)[None], flat(rest)]), first,
+                          turns.states)
+    return Episode(states, flat(turns.actions), flat(turns.live), turns.energy, running.finished,
+                   running.memory)
 
   def run(key, states, goals, targets):
     count = len(jax.tree.leaves(states)[0])

@@ -13,6 +13,7 @@ tell it; the paper's settings are not reproduced here, and Adam, the falling noi
 are ours.
 """
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,45 +56,8 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
   start = fresh(limits, horizon, std)
   adam = optax.multi_transform({"actions": optax.adam(rate), "states": optax.adam(state_rate)},
                                ("actions", "states"))
-
-  def rollout(z, actions):
-    """z_1 ... z_H along a leading axis."""
-    return jax.lax.scan(lambda z, a: (dynamics(z, a),) * 2, z, actions)[1]
-
-  def reached(z, actions, goal):
-    return distance(jax.tree.map(lambda s: s[-1], rollout(z, actions)), goal)
-
-  def serial(z, goal, actions, key, steps):
-    return descent(lambda a: reached(z, a, goal).astype(jnp.float32), limits, actions, key, steps=steps,
-                   rate=refine_rate)
-
-  def search(z, goal, actions, key):
-    k_first, k_steps, k_refine = jax.random.split(key, 3)
-    share = jnp.arange(1, horizon) / horizon
-    line = jax.tree.map(lambda a, b: jax.vmap(lambda s: (1 - s) * a + s * b)(share), z, goal)
-    variables = actions, noisy(line, k_first, noise)
-
-    def step(state, i):
-      variables, moments = state
-      slope = jax.grad(loss)(variables, z, goal, dynamics, distance, goal_weight)
-      slope = jax.tree.map(lambda s: jnp.where(jnp.isfinite(s), s, 0.0), slope)
-      update, moments = adam.update(slope, moments)
-      actions, states = optax.apply_updates(variables, update)
-      k = jax.random.fold_in(k_steps, i)
-      return ((clip(limits, actions), noisy(states, k, noise * (1 - (i + 1) / steps))), moments), None
-
-    def block(state, indices):
-      (variables, moments), _ = jax.lax.scan(step, state, indices)
-      actions = serial(z, goal, variables[0], k_steps, sync_steps)
-      states = jax.tree.map(lambda s: s[:-1], rollout(z, actions))
-      return ((actions, states), moments), None
-
-    state, indices = (variables, adam.init(variables)), jnp.arange(steps)
-    blocks = steps // sync if sync else 0
-    if blocks:
-      state, _ = jax.lax.scan(block, state, indices[:blocks * sync].reshape(blocks, sync))
-    ((actions, _), _), _ = jax.lax.scan(step, state, indices[blocks * sync:])
-    return serial(z, goal, actions, k_refine, refine)
+  s = Search(dynamics, distance, limits, adam, steps, noise, goal_weight, sync, sync_steps, refine,
+             refine_rate)
 
   def plan(key, context, goal, plan):
     if jax.tree.map(jnp.shape, context) != jax.tree.map(jnp.shape, goal):
@@ -102,12 +66,75 @@ def make(*, dynamics: Callable[[PyTree, jax.Array], PyTree], distance: Callable[
     k_starts, k_search = jax.random.split(key)
     away = jax.random.normal(k_starts, (starts, *plan.mean.shape)).at[0].set(0.0)
     actions = clip(limits, plan.mean + plan.std * away)
-    actions = jax.vmap(search, (None, None, 0, 0))(context, goal, actions, jax.random.split(k_search, starts))
-    energies = evaluate(reached, context, actions, goal)
+    one = lambda actions, key: search(s, context, goal, actions, key)
+    actions = jax.vmap(one)(actions, jax.random.split(k_search, starts))
+    energies = evaluate(lambda z, actions, goal: reached(s, z, actions, goal), context, actions, goal)
     best = energies.argmin()
     return Plan(actions[best], actions[best], start.std, energies[best], ())
 
   return Planner(horizon, lambda: start, plan, lambda plan, steps: shift(start, plan, steps))
+
+
+class Search(NamedTuple):
+  """Arguments of `make` that a search from one start needs."""
+
+  dynamics: Callable[[PyTree, jax.Array], PyTree]
+  distance: Callable[[PyTree, PyTree], jax.Array]
+  limits: Limits
+  adam: optax.GradientTransformation      # of (actions, states)
+  steps: int
+  noise: float
+  goal_weight: float
+  sync: int
+  sync_steps: int
+  refine: int
+  refine_rate: float
+
+
+def search(s: Search, z: PyTree, goal: PyTree, actions: jax.Array, key: jax.Array) -> jax.Array:
+  """The actions [H A] that the search from `actions` ends at."""
+  k_first, k_steps, k_refine = jax.random.split(key, 3)
+  share = jnp.arange(1, len(actions)) / len(actions)
+  line = jax.tree.map(lambda a, b: jax.vmap(lambda s: (1 - s) * a + s * b)(share), z, goal)
+  variables = actions, noisy(line, k_first, s.noise)
+
+  def step(state, i):
+    variables, moments = state
+    slope = jax.grad(loss)(variables, z, goal, s.dynamics, s.distance, s.goal_weight)
+    slope = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), slope)
+    update, moments = s.adam.update(slope, moments)
+    actions, states = optax.apply_updates(variables, update)
+    k = jax.random.fold_in(k_steps, i)
+    return ((clip(s.limits, actions), noisy(states, k, s.noise * (1 - (i + 1) / s.steps))), moments), None
+
+  def block(state, indices):
+    (variables, moments), _ = jax.lax.scan(step, state, indices)
+    actions = serial(s, z, goal, variables[0], k_steps, s.sync_steps)
+    states = jax.tree.map(lambda x: x[:-1], rollout(s.dynamics, z, actions))
+    return ((actions, states), moments), None
+
+  state, indices = (variables, s.adam.init(variables)), jnp.arange(s.steps)
+  blocks = s.steps // s.sync if s.sync else 0
+  if blocks:
+    state, _ = jax.lax.scan(block, state, indices[:blocks * s.sync].reshape(blocks, s.sync))
+  ((actions, _), _), _ = jax.lax.scan(step, state, indices[blocks * s.sync:])
+  return serial(s, z, goal, actions, k_refine, s.refine)
+
+
+def serial(s: Search, z: PyTree, goal: PyTree, actions: jax.Array, key: jax.Array, steps: int) -> jax.Array:
+  """actions [H A] after so many steps of Adam on the real objective."""
+  return descent(lambda a: reached(s, z, a, goal).astype(jnp.float32), s.limits, actions, key, steps=steps,
+                 rate=s.refine_rate)
+
+
+def reached(s: Search, z: PyTree, actions: jax.Array, goal: PyTree) -> jax.Array:
+  """f32 []: the distance from where actions [H A] lead to the goal."""
+  return s.distance(jax.tree.map(lambda x: x[-1], rollout(s.dynamics, z, actions)), goal)
+
+
+def rollout(dynamics: Callable[[PyTree, jax.Array], PyTree], z: PyTree, actions: jax.Array) -> PyTree:
+  """z_1 ... z_H along a leading axis."""
+  return jax.lax.scan(lambda z, a: (dynamics(z, a),) * 2, z, actions)[1]
 
 
 def loss(variables: tuple[jax.Array, PyTree], z: PyTree, goal: PyTree, dynamics, distance,

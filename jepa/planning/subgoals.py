@@ -14,45 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from jepa.planning import Energy, Planner, PyTree
+from jepa.wrappers import Memory
 
 Cost = Callable[[jax.Array, jax.Array], jax.Array]      # (latent [D], latent [D]) -> f32 []: effort from the
                                                         # first to the second, not negative
 
 
 # ---- remembering what was reached ----
-
-class Memory(NamedTuple):
-  """Latents that were reached: the last C of them, in a ring."""
-
-  latents: jax.Array      # f32 [C D]
-  count: jax.Array        # int32 []: how many were ever added
-
-
-def empty(capacity: int, width: int) -> Memory:
-  """A memory without latents.
-
-  Raises:
-    ValueError: no room.
-  """
-  if capacity < 1 or width < 1:
-    raise ValueError(f"a memory of {capacity} latents of width {width} holds nothing; give at least "
-                     "1 of each")
-  return Memory(jnp.zeros((capacity, width)), jnp.int32(0))
-
-
-def add(memory: Memory, latents: jax.Array) -> Memory:
-  """With latents [N D], the oldest overwritten where there is no room.
-
-  Raises:
-    ValueError: more latents than the capacity.
-  """
-  capacity = len(memory.latents)
-  if len(latents) > capacity:
-    raise ValueError(f"{len(latents)} latents at once are more than the capacity {capacity}; add fewer, or "
-                     "enlarge the memory")
-  slots = (memory.count + jnp.arange(len(latents))) % capacity
-  return Memory(memory.latents.at[slots].set(latents), memory.count + len(latents))
-
 
 def spread(memory: Memory, latents: jax.Array, cost: Cost, apart: float) -> Memory:
   """With those of latents [N D], in order, that are more than `apart` from all that is known, in units of the
@@ -187,8 +155,8 @@ def remembered(memory: Memory, cost: Cost, *, neighbours: int, longest: float,
   Args:
     neighbours, longest: of the graph; `longest` also bounds the first and the last leg.
     reached: latents this near, in units of the cost, are behind us and not proposed.
-    ahead: the last latent on that path which is no more than this along it is proposed, or the goal where all of
-      the path is; the first one where it is farther than that.
+    ahead: the last latent on that path which is no more than this along it is proposed, or the goal where all
+      of the path is; the first one where it is farther than that.
   """
   costs = graph(memory, cost, neighbours=neighbours, longest=longest)
   trusted = lambda c: jnp.where(c <= longest, c, jnp.inf)

@@ -1,39 +1,51 @@
-"""Worlds to plan in: `make(name, **args) -> World`. They run on the device, jitted and vmapped.
+"""Worlds to plan in, one a file. Native ones run on the device, jitted and vmapped; others step on the host.
 
-  two_rooms  a dot in two rooms with a door between them (jepa/worlds/two_rooms.py)
-  wall       the same with a thicker wall, a larger dot and coloured pictures, as DINO-WM has it
-  maze       a dot in a maze that is drawn for every layout (jepa/worlds/maze.py)
-  pusht      a disc that pushes a T (jepa/worlds/pusht.py)
-
-`python -m jepa.worlds` times them.
+`jepa/worlds/<name>.py` defines `make(*, ...) -> World`, or `make_hosted(...) -> HostWorld` where it steps on
+the host. A dotted name is a file in another repository. `python -m jepa.worlds` times the native ones.
 """
-import difflib
-import inspect
+from collections.abc import Callable
+import importlib
 
-from jepa.worlds import maze, pusht, two_rooms
-from jepa.worlds.world import Actions, State, World, clip, rollout
+from jepa import config
+from jepa.worlds.host import HostWorld
+from jepa.worlds.world import Actions, State, World, clip, rollout, trajectory
 
-__all__ = ["Actions", "State", "World", "clip", "make", "rollout", "WORLDS"]
+__all__ = ["Actions", "HostWorld", "State", "World", "clip", "factory", "hosted", "make", "names",
+           "rollout", "trajectory"]
 
-WORLDS = {"two_rooms": two_rooms.make, "wall": two_rooms.wall, "maze": maze.make, "pusht": pusht.make}
+
+def names(entry: str = "make") -> list[str]:
+  """The native worlds; with "make_hosted" those that step on the host."""
+  return config.names(__name__, entry)
 
 
-def make(name: str, /, **args) -> World:
-  """A world by name.
+def hosted(name: str) -> bool:
+  """Whether a world steps on the host: its file has `make_hosted`. False for one that does not exist."""
+  file = name.partition(":")[0]
+  if "." not in file:
+    return file in names("make_hosted")
+  try:
+    return hasattr(importlib.import_module(file), "make_hosted")
+  except ModuleNotFoundError:
+    return False      # `make` says so
+
+
+def factory(name: str) -> Callable[..., World | HostWorld]:
+  """`make` or `make_hosted` of a world's file.
+
+  Raises:
+    ValueError: no such world, with a suggestion.
+  """
+  entry = "make_hosted" if hosted(name) else "make"
+  return getattr(config.module(name.partition(":")[0], __name__, entry), entry)
+
+
+def make(name: str, /, **args) -> World | HostWorld:
+  """A world by name. What follows a colon, as in "gymnasium:CarRacing-v3", is the argument `id` of its file.
 
   Raises:
     ValueError: unknown world or argument, with a suggestion; and what the world itself raises.
+    RuntimeError: what is to be installed.
   """
-  if name not in WORLDS:
-    raise ValueError(f"unknown world {name!r}{_hint(name, WORLDS)} Known: {', '.join(WORLDS)}")
-  known = inspect.signature(WORLDS[name]).parameters
-  for key in args:
-    if key not in known:
-      raise ValueError(f"world {name!r} has no argument {key!r}{_hint(key, known)} Arguments: "
-                       f"{', '.join(known) or 'none'}")
-  return WORLDS[name](**args)
-
-
-def _hint(word: str, known) -> str:
-  close = difflib.get_close_matches(word, list(known), n=1)
-  return f"; did you mean {close[0]!r}?" if close else "."
+  function, (_, colon, id) = factory(name), name.partition(":")
+  return config.call(function, function.__module__, **args | ({"id": id} if colon else {}))

@@ -12,9 +12,9 @@ import time
 from absl import app, flags
 import jax
 
-from jepa import logs, worlds
+from jepa import config, logs, worlds
 
-_WORLDS = flags.DEFINE_list("worlds", list(worlds.WORLDS), f"Which of {', '.join(worlds.WORLDS)}.")
+_WORLDS = flags.DEFINE_list("worlds", worlds.names(), f"Which of {', '.join(worlds.names())}, or of yours.")
 _BATCH = flags.DEFINE_integer("batch", 256, "Worlds at once.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 32, "Steps a round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds, after one to warm up.", lower_bound=1)
@@ -49,8 +49,11 @@ def main(argv: list[str]) -> None:
   """The entry point; see the module's docstring."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; options are written --name=value")
-  if unknown := [name for name in _WORLDS.value if name not in worlds.WORLDS]:
-    raise app.UsageError(f"unknown worlds {', '.join(unknown)}; choose among {', '.join(worlds.WORLDS)}")
+  for name in _WORLDS.value:
+    try:
+      config.module(name, worlds.__name__)
+    except ValueError as error:
+      raise app.UsageError(str(error)) from error
   print(f"{'world':<10} {'image':>8} {'frames/s':>10} {'lowest':>10} {'highest':>10}")
   rows = []
   for name in _WORLDS.value:

@@ -1,24 +1,20 @@
 r"""Writes trajectories of a world to a file: python -m jepa.worlds.collect --world=two_rooms --episodes=1000
 --length=91 --path=runs/data/two_rooms.npz [--world_set=random=True] [--seed=0]
 
-Native worlds (jepa/worlds) act by their published behaviour: episode i is trajectory i of the source "world" with
-that seed. pusht_gym acts by the native PushT's behaviour, gymnasium:ID by smoothed random actions. The file is what
-the source "trajectories" reads, a compressed .npz of
+Native worlds (jepa/worlds) act by their published behaviour: episode i is trajectory i of the source "world"
+with that seed. pusht_gym acts by the native PushT's behaviour, gymnasium:ID by smoothed random actions. The
+file is what the source "trajectories" reads, a compressed .npz of
 
   image         uint8 [S H W C]     S = episodes * length
   action        f32 [S A]           taken at that frame; that of an episode's last frame is zero
   state         f32 [S P]           positions; absent where an environment observes its picture alone
-  episode_ends  int64 [E]           E = episodes, or more: an environment that ends an episode early begins another,
-                                    and the last one is cut where `length` frames are full
+  episode_ends  int64 [E]           E = episodes, or more: an environment that ends an episode early begins
+                                    another, and the last one is cut where `length` frames are full
   meta          str                 JSON: world, version, args, seed, length, episodes
 
-Frames are compressed as they come, so that memory does not grow with S. The file appears when it is complete: an
-interrupt or a full disk leaves nothing, or what was there. The same arguments give the same arrays.
+Frames are compressed as they come, so that memory does not grow with S. The file appears when it is complete:
+an interrupt or a full disk leaves nothing, or what was there. The same arguments give the same arrays.
 """
-from jepa import heap
-
-heap.keep()      # before JAX starts its backend
-
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 import functools
@@ -30,8 +26,12 @@ import time
 from typing import Any, NamedTuple
 import zipfile
 
+import jax
 import numpy as np
 from tqdm import tqdm
+
+from jepa import command, config, worlds
+from jepa.worlds.host import HostWorld, generator
 
 CHUNK = 16                          # episodes of a native world in one compiled call
 LEVEL = 3                           # of compression; 9 is the densest
@@ -51,39 +51,35 @@ def collect(path: str | os.PathLike, name: str, args: Mapping[str, Any] = {}, *,
   """Writes `episodes` episodes of `length` frames of a world; bytes of the file.
 
   Raises:
-    ValueError: a path that is no .npz, fewer than two frames, and what making the world raises. OSError: the file
-    cannot be written; nothing is left of it.
+    ValueError: a path that is no .npz, fewer than two frames, and what making the world raises.
+    OSError: the file cannot be written; nothing is left of it.
   """
-  from jepa import worlds
-  from jepa.evals import planning_host as host
   if length < 2 or episodes < 1:
     raise ValueError(f"{episodes} episodes of {length} frames; at least 1 of 2")
-  world = host.make(name, **args) if host.hosted(name) else worlds.make(name, **args)
-  pieces = (hosted if host.hosted(name) else native)(world, episodes, length, seed)
+  world = worlds.make(name, **args)
+  pieces = (hosted if worlds.hosted(name) else native)(world, episodes, length, seed)
   meta = dict(world=name, version=world.version, args=dict(args), seed=seed, length=length, episodes=episodes)
   return write(path, pieces, frames=episodes * length, meta=meta)
 
 
-def native(world, episodes: int, length: int, seed: int) -> Iterator[Piece]:
+def native(world: worlds.World, episodes: int, length: int, seed: int) -> Iterator[Piece]:
   """Pieces of up to `CHUNK` episodes."""
-  import jax
-  from jepa.data import worlds as source
-  make = jax.jit(jax.vmap(functools.partial(source.trajectory, world, length, seed)))
+  make = jax.jit(jax.vmap(functools.partial(worlds.trajectory, world, length, seed)))
   for i in range(0, episodes, CHUNK):
     index, count = np.arange(i, i + CHUNK, dtype=np.int32), min(CHUNK, episodes - i)
     made = {k: v[:count] for k, v in jax.device_get(make(index)).items()}
     action = np.concatenate([made["action"], np.zeros_like(made["action"][:, :1])], 1)
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    yield Piece(flat(made["image"]), flat(action), flat(made["position"]), [length * (k + 1) for k in range(count)])
+    yield Piece(flat(made["image"]), flat(action), flat(made["position"]),
+                [length * (k + 1) for k in range(count)])
 
 
-def hosted(world, episodes: int, length: int, seed: int) -> Iterator[Piece]:
+def hosted(world: HostWorld, episodes: int, length: int, seed: int) -> Iterator[Piece]:
   """Pieces of `length` frames."""
-  from jepa.worlds import gymnasium
   driver, env = world.driver, world.driver.open()
   try:
     for i in range(episodes):
-      draws, images, actions, states, ends, over = gymnasium.generator(seed, i), [], [], [], [], True
+      draws, images, actions, states, ends, over = generator(seed, i), [], [], [], [], True
       while len(images) < length:
         if over:
           seen, act, over = driver.start(env, int(draws.integers(2**31)), ()), driver.behave(draws), False
@@ -143,7 +139,6 @@ def write(path: str | os.PathLike, pieces: Iterator[Piece], *, frames: int, meta
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The entry point; see the module's docstring."""
-  from jepa.plan import settings
   parser = argparse.ArgumentParser(prog="python -m jepa.worlds.collect",
                                    description="Writes trajectories of a world to a file.")
   parser.add_argument("--world", default="two_rooms", help="one of jepa/worlds, pusht_gym or gymnasium:ID")
@@ -155,8 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--path", required=True, help="the .npz to write")
   given, clock = parser.parse_args(argv), time.perf_counter()
   try:
-    size = collect(given.path, given.world, settings(given.world_set, "world_set"), episodes=given.episodes,
-                   length=given.length, seed=given.seed)
+    size = collect(given.path, given.world, config.settings(given.world_set, "world_set"),
+                   episodes=given.episodes, length=given.length, seed=given.seed)
   except KeyboardInterrupt:
     print(f"\njepa: interrupted; {given.path} was not written", file=sys.stderr)
     return 130
@@ -170,4 +165,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+  command.keep_freed_memory()
   sys.exit(main())

@@ -11,6 +11,7 @@ lines of the grid, and there is a post at every crossing of lines, be there a wa
 
 Shape letters: N cells a side, E = 2 N (N-1) edges between cells, S pixels a side, T steps.
 """
+import functools
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,31 @@ class State(NamedTuple):
   position: jax.Array               # f32 [2] x, y
   right: jax.Array                  # bool [N N-1], whether (row, column) and (row, column + 1) are joined
   down: jax.Array                   # bool [N-1 N], whether (row, column) and (row + 1, column) are
+
+
+class Spans(NamedTuple):
+  across: np.ndarray                # f32 [N+1 S], the share of each pixel within a wall about a line
+  along: np.ndarray                 # f32 [N S], between the walls about two lines
+
+
+class Maze(NamedTuple):
+  """The arguments of `make`, and what follows from them."""
+
+  actions: Actions
+  cells: int
+  loops: int
+  thickness: float
+  dot: float
+  apart: int
+  led: float
+  number: int | None
+  side: float                       # of a cell, between the middles of its walls
+  line: np.ndarray                  # f32 [N+1], middles of walls
+  middle: np.ndarray                # f32 [N], of cells
+  fixed: Boxes                      # border and inner posts
+  between: Boxes                    # the walls between cells [E 2], right ones first
+  spans: Spans
+  centres: np.ndarray               # f32 [S], of pixels
 
 
 def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2.0, dot: float = 1.3,
@@ -60,108 +86,125 @@ def make(*, cells: int = 5, loops: int = 2, size: int = 64, thickness: float = 2
     raise ValueError(f"maze: loops = {loops}, apart = {apart} with cells = {cells}; a tree leaves "
                      f"{(n - 1) ** 2} walls to open, and some layouts have no two cells more than "
                      f"{2 * (n - 1)} moves apart")
-  actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
-  line = (thickness / 2 + side * np.arange(n + 1)).astype(np.float32)        # middle of walls
-  low, high = line[0] + thickness / 2 + MARGIN, line[-1] - thickness / 2 - MARGIN
-  middle = (line[:-1] + line[1:]) / 2
+  line = (thickness / 2 + side * np.arange(n + 1)).astype(np.float32)
   fixed, between = _boxes(line, thickness / 2 + MARGIN)
-  spans = _coverage(line, thickness / 2, size)
-  centres = np.arange(size, dtype=np.float32) + 0.5
+  actions = Actions(np.full(2, -limit, np.float32), np.full(2, limit, np.float32), limit)
+  maze = Maze(actions, n, loops, thickness, dot, apart, led, number, side, line, (line[:-1] + line[1:]) / 2,
+              fixed, between, _coverage(line, thickness / 2, size), np.arange(size, dtype=np.float32) + 0.5)
+  of = lambda function: functools.partial(function, maze)
+  return World("maze", VERSION, actions, (size, size, 2), of(reset), of(step), of(render),
+               lambda state: state.position, of(problem), of(success), of(behave), of(controller), budget=200)
 
-  def boxes(state):
-    shut = ~jnp.concatenate([state.right.ravel(), state.down.ravel()])[:, None]
-    return Boxes(jnp.concatenate([fixed.low, jnp.where(shut, between.low, FAR)]),
-                 jnp.concatenate([fixed.high, jnp.where(shut, between.high, FAR)]))
 
-  def cell_of(position):
-    """int32 [2] row, column."""
-    at = jnp.floor((position[::-1] - line[0]) / side).astype(jnp.int32)
-    return jnp.clip(at, 0, n - 1)
+def boxes(maze: Maze, state: State) -> Boxes:
+  """Everything solid; where two cells are joined, a box that is far away."""
+  fixed, between = maze.fixed, maze.between
+  shut = ~jnp.concatenate([state.right.ravel(), state.down.ravel()])[:, None]
+  return Boxes(jnp.concatenate([fixed.low, jnp.where(shut, between.low, FAR)]),
+               jnp.concatenate([fixed.high, jnp.where(shut, between.high, FAR)]))
 
-  def drawn(key):
-    return layout(key if number is None else jax.random.key(number), cells=n, loops=loops)
 
-  def anywhere(key):
-    return jax.random.uniform(key, (2,), minval=-side / 6, maxval=side / 6)
+def drawn(maze: Maze, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The layout of a key, or the one there is."""
+  key = key if maze.number is None else jax.random.key(maze.number)
+  return layout(key, cells=maze.cells, loops=maze.loops)
 
-  def reset(key):
-    """A cell, and a place in it; both uniform."""
-    k_layout, k_cell, k_place = jax.random.split(key, 3)
-    right, down = drawn(k_layout)
-    cell = jax.random.randint(k_cell, (2,), 0, n)
-    reach = side / 2 - thickness / 2 - MARGIN
-    place = jnp.asarray(middle)[cell] + jax.random.uniform(k_place, (2,), minval=-reach, maxval=reach)
-    return State(jnp.clip(place, low, high), right, down)
 
-  def step(state, action):
-    return state._replace(position=dots.move(state.position, clip(actions, action), boxes(state)))
+def reset(maze: Maze, key: jax.Array) -> State:
+  """A cell, and a place in it; both uniform."""
+  line, half = maze.line, maze.thickness / 2
+  low, high = line[0] + half + MARGIN, line[-1] - half - MARGIN
+  k_layout, k_cell, k_place = jax.random.split(key, 3)
+  right, down = drawn(maze, k_layout)
+  cell = jax.random.randint(k_cell, (2,), 0, maze.cells)
+  reach = maze.side / 2 - half - MARGIN
+  place = jnp.asarray(maze.middle)[cell] + jax.random.uniform(k_place, (2,), minval=-reach, maxval=reach)
+  return State(jnp.clip(place, low, high), right, down)
 
-  def render(state):
-    spot = dots.blob(state.position, centres, dot)
-    shut = lambda joined, axis: jnp.pad(1.0 - joined, [(1, 1) if i == axis else (0, 0) for i in (0, 1)],
-                                        constant_values=1.0)
-    upright = spans.along.T @ shut(state.right, 1) @ spans.across            # [S S]
-    lying = spans.across.T @ shut(state.down, 0) @ spans.along
-    post = spans.across.sum(0)
-    solid = jnp.minimum(upright + lying + post[:, None] * post, 1.0)
-    return (255 * jnp.stack([spot, solid], -1)).astype(jnp.uint8)
 
-  def problem(key):
-    """Two cells, uniform among the pairs that are at least `apart` moves apart."""
-    k_layout, k_pair, k_start, k_goal = jax.random.split(key, 4)
-    right, down = drawn(k_layout)
-    far = (distances(right, down) >= apart).ravel()
-    pair = jnp.argmax(jnp.where(far, jax.random.uniform(k_pair, (n**4,), minval=0.5), 0.0))
-    place = lambda cell, k: jnp.asarray(middle)[jnp.stack([cell % n, cell // n])] + anywhere(k)
-    return (State(place(pair // n**2, k_start), right, down), State(place(pair % n**2, k_goal), right, down))
+def step(maze: Maze, state: State, action: jax.Array) -> State:
+  return state._replace(position=dots.move(state.position, clip(maze.actions, action), boxes(maze, state)))
 
-  def behave(key, state, length):
-    k_led, k_heading, k_turn, k_length, k_cell = jax.random.split(key, 5)
-    moves = distances(state.right, state.down)
 
-    def aim(state, cell):
-      """Where to go, [2], and whether `cell` [] is reached: the middle of the joined cell that is nearest to
-      it, or of the cell one is in, if it is that one or the way out of it is not yet straight ahead."""
-      row, column = cell_of(state.position)
-      walled = lambda joined, axis: jnp.pad(joined, [(1, 1) if i == axis else (0, 0) for i in (0, 1)])
-      right, down = walled(state.right, 1), walled(state.down, 0)
-      joined = jnp.stack([right[row, column + 1], right[row, column],
-                          down[row + 1, column], down[row, column]])
-      near = jnp.stack([jnp.stack([row, column])] * 4) + np.int32([(0, 1), (0, -1), (1, 0), (-1, 0)])
-      inside = jnp.clip(near, 0, n - 1)
-      left = jnp.where(joined, moves[cell, inside[:, 0] * n + inside[:, 1]], n * n)
-      here = moves[cell, row * n + column]
-      own = jnp.asarray(middle)[jnp.stack([column, row])]
-      way = jnp.asarray(middle)[inside[left.argmin()][::-1]]
-      across = jnp.where(way == own, jnp.abs(state.position - own), 0.0).max()
-      return jnp.where((left.min() < here) & (across < side / 4), way, own), here == 0
+def render(maze: Maze, state: State) -> jax.Array:
+  spans = maze.spans
+  spot = dots.blob(state.position, maze.centres, maze.dot)
+  shut = lambda joined, axis: jnp.pad(1.0 - joined, [(1, 1) if i == axis else (0, 0) for i in (0, 1)],
+                                      constant_values=1.0)
+  upright = spans.along.T @ shut(state.right, 1) @ spans.across            # [S S]
+  lying = spans.across.T @ shut(state.down, 0) @ spans.along
+  post = spans.across.sum(0)
+  solid = jnp.minimum(upright + lying + post[:, None] * post, 1.0)
+  return (255 * jnp.stack([spot, solid], -1)).astype(jnp.uint8)
 
-    def one(carry, drawn):
-      state, heading, cell = carry
-      turn, stride, other = drawn
-      target, there = aim(state, cell)
-      way = target - state.position
-      heading = jnp.where(follows, jnp.arctan2(way[1], way[0]), heading) + turn
-      action = clip(actions, dots.vector(heading, stride))
-      after = step(state, action)
-      heading = heading + jnp.where((after.position == state.position).all(), jnp.pi, 0.0)
-      return (after, heading, jnp.where(there, other, cell)), action
 
-    follows = jax.random.bernoulli(k_led, led)
-    heading = jax.random.uniform(k_heading, (), minval=-jnp.pi, maxval=jnp.pi)
-    targets = jax.random.randint(k_cell, (length + 1,), 0, n * n)
-    drawn = dots.turns(k_turn, (length,)), dots.lengths(k_length, (length,)), targets[1:]
-    return jax.lax.scan(one, (state, heading, targets[0]), drawn)[1]
+def problem(maze: Maze, key: jax.Array) -> tuple[State, State]:
+  """Two cells, uniform among the pairs that are at least `apart` moves apart."""
+  n, reach = maze.cells, maze.side / 6
+  k_layout, k_pair, k_start, k_goal = jax.random.split(key, 4)
+  right, down = drawn(maze, k_layout)
+  far = (distances(right, down) >= maze.apart).ravel()
+  pair = jnp.argmax(jnp.where(far, jax.random.uniform(k_pair, (n**4,), minval=0.5), 0.0))
+  place = lambda cell, k: (jnp.asarray(maze.middle)[jnp.stack([cell % n, cell // n])]
+                           + jax.random.uniform(k, (2,), minval=-reach, maxval=reach))
+  return State(place(pair // n**2, k_start), right, down), State(place(pair % n**2, k_goal), right, down)
 
-  def success(state, goal):
-    return jnp.linalg.norm(state.position - goal.position) < side / 3
 
-  def controller(state, goal):
-    return dots.straight(state.position, goal.position, limit)
+def success(maze: Maze, state: State, goal: State) -> jax.Array:
+  return jnp.linalg.norm(state.position - goal.position) < maze.side / 3
 
-  return World("maze", VERSION, actions, (size, size, 2), reset, step, render, lambda state: state.position,
-               problem, success, behave, controller, budget=200)
 
+def controller(maze: Maze, state: State, goal: State) -> jax.Array:
+  return dots.straight(state.position, goal.position, maze.actions.norm)
+
+
+# ---- training actions ----
+
+def behave(maze: Maze, key: jax.Array, state: State, length: int) -> jax.Array:
+  """f32 [length 2]: led from cell to cell, or wandering; see `make`."""
+  cells = maze.cells**2
+  k_led, k_heading, k_turn, k_length, k_cell = jax.random.split(key, 5)
+  moves = distances(state.right, state.down)
+
+  def one(carry, drawn):
+    state, heading, cell = carry
+    turn, stride, other = drawn
+    target, there = aim(maze, moves, state, cell)
+    way = target - state.position
+    heading = jnp.where(follows, jnp.arctan2(way[1], way[0]), heading) + turn
+    action = clip(maze.actions, dots.vector(heading, stride))
+    after = step(maze, state, action)
+    heading = heading + jnp.where((after.position == state.position).all(), jnp.pi, 0.0)
+    return (after, heading, jnp.where(there, other, cell)), action
+
+  follows = jax.random.bernoulli(k_led, maze.led)
+  heading = jax.random.uniform(k_heading, (), minval=-jnp.pi, maxval=jnp.pi)
+  targets = jax.random.randint(k_cell, (length + 1,), 0, cells)
+  turns = dots.turns(k_turn, (length,)), dots.lengths(k_length, (length,)), targets[1:]
+  return jax.lax.scan(one, (state, heading, targets[0]), turns)[1]
+
+
+def aim(maze: Maze, moves: jax.Array, state: State, cell: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Where to go, f32 [2], and whether `cell` [] is reached, by the moves [N*N N*N] from cell to cell: the
+  middle of the joined cell that is nearest to it, or of the cell one is in, if it is that one or the way out
+  of it is not yet straight ahead."""
+  n, middle = maze.cells, maze.middle
+  at = jnp.floor((state.position[::-1] - maze.line[0]) / maze.side).astype(jnp.int32)
+  row, column = jnp.clip(at, 0, n - 1)
+  walled = lambda joined, axis: jnp.pad(joined, [(1, 1) if i == axis else (0, 0) for i in (0, 1)])
+  right, down = walled(state.right, 1), walled(state.down, 0)
+  joined = jnp.stack([right[row, column + 1], right[row, column], down[row + 1, column], down[row, column]])
+  near = jnp.stack([jnp.stack([row, column])] * 4) + np.int32([(0, 1), (0, -1), (1, 0), (-1, 0)])
+  inside = jnp.clip(near, 0, n - 1)
+  left = jnp.where(joined, moves[cell, inside[:, 0] * n + inside[:, 1]], n * n)
+  here = moves[cell, row * n + column]
+  own = jnp.asarray(middle)[jnp.stack([column, row])]
+  way = jnp.asarray(middle)[inside[left.argmin()][::-1]]
+  across = jnp.where(way == own, jnp.abs(state.position - own), 0.0).max()
+  return jnp.where((left.min() < here) & (across < maze.side / 4), way, own), here == 0
+
+
+# ---- layouts ----
 
 def layout(key: jax.Array, *, cells: int, loops: int) -> tuple[jax.Array, jax.Array]:
   """(right, down) of a random maze, see `State`: a spanning tree and `loops` more openings."""
@@ -214,13 +257,8 @@ def _boxes(line: np.ndarray, half: float) -> tuple[Boxes, Boxes]:
   return split(border + post), split(right + down)
 
 
-class _Spans(NamedTuple):
-  across: np.ndarray                # f32 [N+1 S], the share of each pixel within a wall about a line
-  along: np.ndarray                 # f32 [N S], between the walls about two lines
-
-
-def _coverage(line, half, size) -> _Spans:
+def _coverage(line: np.ndarray, half: float, size: int) -> Spans:
   pixel = np.arange(size)
   share = lambda a, b: np.clip(np.minimum(b[:, None], pixel + 1) - np.maximum(a[:, None], pixel), 0, 1)
-  return _Spans(*(s.astype(np.float32) for s in (share(line - half, line + half),
+  return Spans(*(s.astype(np.float32) for s in (share(line - half, line + half),
                                                  share(line[:-1] + half, line[1:] - half))))

@@ -22,6 +22,7 @@ state.
 
 Shape letters: V corners, S pixels a side, T steps.
 """
+import functools
 import math
 from typing import NamedTuple
 
@@ -35,12 +36,14 @@ VERSION = 1                         # of everything below
 FRAME = 512.0
 RADIUS = 15.0                       # of the disc
 BORDER = (7.0, 504.0)               # the inner faces of the walls
+LOW, HIGH = BORDER[0] + RADIUS, BORDER[1] - RADIUS      # where the disc's centre may be
 CENTRE = (0.0, 45.0)                # of the T, in its own frame
 RECTANGLES = (((0.0, 15.0), (60.0, 15.0)),       # bar: middle and half sides
               ((0.0, 60.0), (15.0, 60.0)))       # stem, up to the bar's outer edge: no seam between the two
 CORNERS = ((-60.0, 0.0), (60.0, 0.0), (60.0, 30.0), (-60.0, 30.0), (15.0, 120.0), (-15.0, 120.0))
 LENGTH2 = 3000.0                    # px^2, c^2 above
 REACH = 50.0                        # pixels that the disc goes for a unit of action: half of 100
+ACTIONS = Actions(np.full(2, -1, np.float32), np.full(2, 1, np.float32))
 SUBSTEPS, SWEEPS = 10, 4
 TOLERANCE = 0.05                    # pixels
 COLOURS = dict(ground=(255, 255, 255), border=(211, 211, 211), block=(119, 136, 153), agent=(65, 105, 225))
@@ -50,6 +53,14 @@ class State(NamedTuple):
   agent: jax.Array                  # f32 [2] x, y of the disc
   block: jax.Array                  # f32 [2] x, y of the T
   angle: jax.Array                  # f32 [] radians, not wrapped
+
+
+class Canvas(NamedTuple):
+  """Of a picture."""
+
+  scale: float                      # of the table's pixels in one of the picture
+  pixel: np.ndarray                 # f32 [S], their centres
+  ring: np.ndarray                  # f32 [S S], the share of each that the border covers
 
 
 def make(*, size: int = 96, ahead: int = 25) -> World:
@@ -72,116 +83,125 @@ def make(*, size: int = 96, ahead: int = 25) -> World:
   if size < 8 or ahead < 1:
     raise ValueError(f"pusht: size = {size}, ahead = {ahead}; pictures have at least 8 pixels a side, and a "
                      "goal is at least 1 step ahead")
-  actions = Actions(np.full(2, -1, np.float32), np.full(2, 1, np.float32))
-  low, high = BORDER[0] + RADIUS, BORDER[1] - RADIUS
-
-  def reset(key):
-    """As published, and then without overlap: disc in 50 .. 450, T in 100 .. 400, any angle."""
-    k_agent, k_block, k_angle = jax.random.split(key, 3)
-    block = jax.random.uniform(k_block, (2,), minval=100, maxval=400)
-    angle = jax.random.uniform(k_angle, (), minval=-jnp.pi, maxval=jnp.pi)
-    centre = _enclosed(block + _turn(angle, CENTRE), angle)
-    drawn = jax.random.uniform(k_agent, (8, 2), minval=50, maxval=450)
-    gap = jax.vmap(lambda p: _gap(p, centre, angle))(drawn)
-    return State(drawn[jnp.where((gap > 0).any(), jnp.argmax(gap > 0), jnp.argmax(gap))],
-                 centre - _turn(angle, CENTRE), angle)
-
-  def step(state, action):
-    way = jnp.clip(state.agent + REACH * clip(actions, action), low, high) - state.agent
-
-    def part(s, _):
-      agent = jnp.clip(s.agent + way / SUBSTEPS, low, high)
-      centre, angle = s.block + _turn(s.angle, CENTRE), s.angle
-
-      def sweep(_, pose):
-        for rectangle in RECTANGLES:
-          pose = _pushed(agent, *pose, rectangle)
-        return _held(*pose)
-
-      touched = _gap(agent, centre, angle) < 0
-      centre, angle = jax.lax.fori_loop(0, SWEEPS, sweep, (centre, angle))
-      centre = _enclosed(centre, angle)
-      for _ in range(2):
-        for rectangle in RECTANGLES:
-          agent = _given_way(agent, centre, angle, rectangle)
-      agent = jnp.clip(agent, low, high)
-      moved = State(agent, jnp.where(touched, centre - _turn(angle, CENTRE), s.block),
-                    jnp.where(touched, angle, s.angle))
-      fits = _gap(agent, centre, angle) > -TOLERANCE
-      return jax.tree.map(lambda new, old: jnp.where(fits, new, old), moved, s), None
-
-    return jax.lax.scan(part, state, length=SUBSTEPS)[0]
-
   scale = FRAME / size
   pixel = (np.arange(size, dtype=np.float32) + 0.5) * scale
   line = np.clip(0.5 + np.minimum(pixel - BORDER[0] + 4, BORDER[0] - pixel) / scale, 0, 1)
   line = np.maximum(line, line[::-1])
-  ring = np.maximum(line, line[:, None])
+  canvas = Canvas(scale, pixel, np.maximum(line, line[:, None]))
+  return World("pusht", VERSION, ACTIONS, (size, size, 3), reset, step, functools.partial(render, canvas),
+               position, functools.partial(problem, ahead), success, behave, controller, budget=50)
 
-  def render(state):
-    """Shapes cover a pixel by their signed distance from its centre, so that every motion shows."""
-    cover = lambda distance: jnp.clip(0.5 - distance / scale, 0.0, 1.0)
-    dx, dy = pixel - state.block[0], pixel[:, None] - state.block[1]
-    cos, sin = jnp.cos(state.angle), jnp.sin(state.angle)
-    x, y = cos * dx + sin * dy, cos * dy - sin * dx                           # [S S], in the T's frame
-    block = jnp.maximum(*(cover(jnp.maximum(jnp.abs(x - mx) - hx, jnp.abs(y - my) - hy))
-                          for (mx, my), (hx, hy) in RECTANGLES))
-    dx, dy = pixel - state.agent[0], pixel[:, None] - state.agent[1]
-    disc = cover(jnp.sqrt(dx * dx + dy * dy) - RADIUS)
 
-    def channel(ground, border, t, agent):
-      value = (ground + ring * (border - ground)).astype(np.float32)
-      value = value + block * (t - value)
-      return jnp.round(value + disc * (agent - value)).astype(jnp.uint8)
+def reset(key: jax.Array) -> State:
+  """As published, and then without overlap: disc in 50 .. 450, T in 100 .. 400, any angle."""
+  k_agent, k_block, k_angle = jax.random.split(key, 3)
+  block = jax.random.uniform(k_block, (2,), minval=100, maxval=400)
+  angle = jax.random.uniform(k_angle, (), minval=-jnp.pi, maxval=jnp.pi)
+  centre = _enclosed(block + _turn(angle, CENTRE), angle)
+  drawn = jax.random.uniform(k_agent, (8, 2), minval=50, maxval=450)
+  gap = jax.vmap(lambda p: _gap(p, centre, angle))(drawn)
+  return State(drawn[jnp.where((gap > 0).any(), jnp.argmax(gap > 0), jnp.argmax(gap))],
+               centre - _turn(angle, CENTRE), angle)
 
-    return jnp.stack([channel(*levels) for levels in zip(*COLOURS.values())], -1)
 
-  def position(state):
-    return jnp.concatenate([state.agent, state.block, (state.angle % (2 * jnp.pi))[None]])
+def step(state: State, action: jax.Array) -> State:
+  way = jnp.clip(state.agent + REACH * clip(ACTIONS, action), LOW, HIGH) - state.agent
+  return jax.lax.scan(lambda s, _: (_part(s, way), None), state, length=SUBSTEPS)[0]
 
-  def behave(key, state, length):
-    def one(carry, drawn):
-      state, target, pace = carry
-      t, k = drawn
-      k_near, k_kind, k_any, k_pace, k_noise = jax.random.split(k, 5)
-      u = jax.random.uniform(k_near, (2,))
-      near = (state.block + _turn(state.angle, CENTRE)
-              + 40 * jnp.sqrt(u[0]) * _turn(2 * jnp.pi * u[1], (1.0, 0.0)))
-      anywhere = jax.random.uniform(k_any, (2,), minval=low, maxval=high)
-      fresh = jnp.where(jax.random.bernoulli(k_kind, 0.75), near, anywhere)
-      target = jnp.where(t % 8 == 0, fresh, target)
-      pace = jnp.where(t % 8 == 0, jax.random.uniform(k_pace, minval=5, maxval=25), pace)
-      way = target - state.agent
-      way = way * jnp.minimum(1.0, pace / jnp.maximum(jnp.linalg.norm(way), 1e-6))
-      action = clip(actions, (way + 2 * jax.random.normal(k_noise, (2,))) / REACH)
-      return (step(state, action), target, pace), action
 
-    drawn = jnp.arange(length), jax.random.split(key, length)
-    return jax.lax.scan(one, (state, state.agent, jnp.float32(0)), drawn)[1]
+def render(canvas: Canvas, state: State) -> jax.Array:
+  """Shapes cover a pixel by their signed distance from its centre, so that every motion shows."""
+  scale, pixel, ring = canvas
+  cover = lambda distance: jnp.clip(0.5 - distance / scale, 0.0, 1.0)
+  dx, dy = pixel - state.block[0], pixel[:, None] - state.block[1]
+  cos, sin = jnp.cos(state.angle), jnp.sin(state.angle)
+  x, y = cos * dx + sin * dy, cos * dy - sin * dx                           # [S S], in the T's frame
+  block = jnp.maximum(*(cover(jnp.maximum(jnp.abs(x - mx) - hx, jnp.abs(y - my) - hy))
+                        for (mx, my), (hx, hy) in RECTANGLES))
+  dx, dy = pixel - state.agent[0], pixel[:, None] - state.agent[1]
+  disc = cover(jnp.sqrt(dx * dx + dy * dy) - RADIUS)
 
-  def problem(key):
-    """A start, and the state that `ahead` training actions lead to."""
-    k_start, k_behave = jax.random.split(key)
-    start = reset(k_start)
-    goal, _ = jax.lax.scan(lambda s, a: (step(s, a), None), start, behave(k_behave, start, ahead))
-    return start, goal
+  def channel(ground, border, t, agent):
+    value = (ground + ring * (border - ground)).astype(np.float32)
+    value = value + block * (t - value)
+    return jnp.round(value + disc * (agent - value)).astype(jnp.uint8)
 
-  def success(state, goal):
-    places = jnp.concatenate([state.agent - goal.agent, state.block - goal.block])
-    turned = jnp.abs((state.angle - goal.angle + jnp.pi) % (2 * jnp.pi) - jnp.pi)
-    return (jnp.linalg.norm(places) < 20) & (turned < math.pi / 9)
+  return jnp.stack([channel(*levels) for levels in zip(*COLOURS.values())], -1)
 
-  def controller(state, goal):
-    """Takes the disc to where it is at the goal; the T is not its business."""
-    return clip(actions, (goal.agent - state.agent) / REACH)
 
-  return World("pusht", VERSION, actions, (size, size, 3), reset, step, render, position, problem, success,
-               behave, controller, budget=50)
+def position(state: State) -> jax.Array:
+  return jnp.concatenate([state.agent, state.block, (state.angle % (2 * jnp.pi))[None]])
+
+
+def behave(key: jax.Array, state: State, length: int) -> jax.Array:
+  """f32 [length 2], see `make`."""
+  def one(carry, drawn):
+    state, target, pace = carry
+    t, k = drawn
+    k_near, k_kind, k_any, k_pace, k_noise = jax.random.split(k, 5)
+    u = jax.random.uniform(k_near, (2,))
+    near = (state.block + _turn(state.angle, CENTRE)
+            + 40 * jnp.sqrt(u[0]) * _turn(2 * jnp.pi * u[1], (1.0, 0.0)))
+    anywhere = jax.random.uniform(k_any, (2,), minval=LOW, maxval=HIGH)
+    fresh = jnp.where(jax.random.bernoulli(k_kind, 0.75), near, anywhere)
+    target = jnp.where(t % 8 == 0, fresh, target)
+    pace = jnp.where(t % 8 == 0, jax.random.uniform(k_pace, minval=5, maxval=25), pace)
+    way = target - state.agent
+    way = way * jnp.minimum(1.0, pace / jnp.maximum(jnp.linalg.norm(way), 1e-6))
+    action = clip(ACTIONS, (way + 2 * jax.random.normal(k_noise, (2,))) / REACH)
+    return (step(state, action), target, pace), action
+
+  drawn = jnp.arange(length), jax.random.split(key, length)
+  return jax.lax.scan(one, (state, state.agent, jnp.float32(0)), drawn)[1]
+
+
+def problem(ahead: int, key: jax.Array) -> tuple[State, State]:
+  """A start, and the state that `ahead` training actions lead to."""
+  k_start, k_behave = jax.random.split(key)
+  start = reset(k_start)
+  goal, _ = jax.lax.scan(lambda s, a: (step(s, a), None), start, behave(k_behave, start, ahead))
+  return start, goal
+
+
+def success(state: State, goal: State) -> jax.Array:
+  places = jnp.concatenate([state.agent - goal.agent, state.block - goal.block])
+  turned = jnp.abs((state.angle - goal.angle + jnp.pi) % (2 * jnp.pi) - jnp.pi)
+  return (jnp.linalg.norm(places) < 20) & (turned < math.pi / 9)
+
+
+def controller(state: State, goal: State) -> jax.Array:
+  """Takes the disc to where it is at the goal; the T is not its business."""
+  return clip(ACTIONS, (goal.agent - state.agent) / REACH)
 
 
 def overlap(state: State) -> jax.Array:
   """f32 []: by how many pixels disc and T overlap; negative: the gap between them."""
   return -_gap(state.agent, state.block + _turn(state.angle, CENTRE), state.angle)
+
+
+# ---- geometry ----
+
+def _part(s: State, way: jax.Array) -> State:
+  """After one of `SUBSTEPS` parts of the disc's way [2]."""
+  agent = jnp.clip(s.agent + way / SUBSTEPS, LOW, HIGH)
+  centre, angle = s.block + _turn(s.angle, CENTRE), s.angle
+
+  def sweep(_, pose):
+    for rectangle in RECTANGLES:
+      pose = _pushed(agent, *pose, rectangle)
+    return _held(*pose)
+
+  touched = _gap(agent, centre, angle) < 0
+  centre, angle = jax.lax.fori_loop(0, SWEEPS, sweep, (centre, angle))
+  centre = _enclosed(centre, angle)
+  for _ in range(2):
+    for rectangle in RECTANGLES:
+      agent = _given_way(agent, centre, angle, rectangle)
+  agent = jnp.clip(agent, LOW, HIGH)
+  moved = State(agent, jnp.where(touched, centre - _turn(angle, CENTRE), s.block),
+                jnp.where(touched, angle, s.angle))
+  fits = _gap(agent, centre, angle) > -TOLERANCE
+  return jax.tree.map(lambda new, old: jnp.where(fits, new, old), moved, s)
 
 
 def _turn(angle, v) -> jax.Array:

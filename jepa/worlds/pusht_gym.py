@@ -1,20 +1,23 @@
-"""PushT as gym-pusht simulates it (Diffusion Policy, arXiv 2303.04137), with problems from human demonstrations: the
-protocol of DINO-WM (arXiv 2411.04983) and LeWM (2603.19312) on another data set and with absolute actions.
+"""PushT as gym-pusht simulates it (Diffusion Policy, arXiv 2303.04137), with problems from human
+demonstrations: the protocol of DINO-WM (arXiv 2411.04983) and LeWM (2603.19312) on another data set and with
+absolute actions.
 
-A problem: a step of a held-out episode, the disc at rest, and the state `ahead` steps later; those of which the start
-is already within the goal's tolerance are not drawn. Success: disc and T together, as one vector of four numbers,
-within 20 pixels of the goal, and the angle within pi / 9, after any step.
+A problem: a step of a held-out episode, the disc at rest, and the state `ahead` steps later; those of which
+the start is already within the goal's tolerance are not drawn. Success: disc and T together, as one vector of
+four numbers, within 20 pixels of the goal, and the angle within pi / 9, after any step.
 
-Actions are where the disc is to go, x and y in 0 .. 512, ten a second: a damped spring follows them. A state is x, y
-of the disc, x, y and angle of the T. It is set with the angle first: the T's position is not its centre of mass,
-about which setting an angle turns it, so that gym-pusht's own reset_to_state puts the T elsewhere.
+Actions are where the disc is to go, x and y in 0 .. 512, ten a second: a damped spring follows them. A state
+is x, y of the disc, x, y and angle of the T. It is set with the angle first: the T's position is not its
+centre of mass, about which setting an angle turns it, so that gym-pusht's own reset_to_state puts the T
+elsewhere.
 
-Measured with version 0.1.8: recorded actions replayed from 208 recorded states, at rest, are after 25 steps 0.0 px
-off the recorded T in the median, 0.3 px and 0.002 rad in nine of ten, 1.1 px and 0.007 rad in 99 of 100.
+Measured with version 0.1.8: recorded actions replayed from 208 recorded states, at rest, are after 25 steps
+0.0 px off the recorded T in the median, 0.3 px and 0.002 rad in 90 of 100, 1.1 px and 0.007 rad in 99.
 
-Pictures are gym-pusht's own observation, 96 x 96, resized like recordings where another size is asked for. They show
-the green outline of the task's target at its one place, because recorded frames do; the goal of a problem is another
-and not drawn, so the outline says nothing of it. The red cross that `render` draws at the last action is not in them.
+Pictures are gym-pusht's own observation, 96 x 96, resized like recordings where another size is asked for.
+They show the green outline of the task's target at its one place, because recorded frames do; the goal of a
+problem is another and not drawn, so the outline says nothing of it. The red cross that `render` draws at the
+last action is not in them.
 
   pip install gym-pusht, or jepa[gym]
 
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from jepa.worlds import gymnasium
-from jepa.worlds.gymnasium import Driver, HostWorld, Problem, Seen
+from jepa.worlds.host import Driver, HostWorld, Policy, Problem, Seen, generator, resized
 from jepa.worlds.world import Actions
 
 NAME, ID = "pusht_gym", "gym_pusht/PushT-v0"
@@ -38,15 +41,15 @@ NEAR, TURN = 20.0, math.pi / 9      # pixels and radians that count as success
 BAR = np.float32([0, 45])           # the T's centre of mass, in its own frame
 
 
-def make(*, path: str = "", size: int = SIDE, ahead: int = 25, budget: int = 50, test_share: float = 0.2,
-         split_seed: int = 0, part: str = "test") -> HostWorld:
+def make_hosted(*, path: str = "", size: int = SIDE, ahead: int = 25, budget: int = 50,
+                test_share: float = 0.2, split_seed: int = 0, part: str = "test") -> HostWorld:
   """The world.
 
   Args:
-    path: demonstrations with states (jepa/data/trajectories.py); only problems need them.
+    path: demonstrations with states (jepa/data/recordings); only problems need them.
     ahead: steps from a start to its goal. budget: steps allowed.
-    test_share, split_seed, part: which episodes problems are from; as the run's data has them, so that "test" was
-      not trained on.
+    test_share, split_seed, part: which episodes problems are from; as the run's data has them, so that "test"
+      was not trained on.
 
   Raises:
     RuntimeError: gym-pusht is missing. ValueError: numbers that make no sense.
@@ -54,14 +57,15 @@ def make(*, path: str = "", size: int = SIDE, ahead: int = 25, budget: int = 50,
   _library()
   if size < 8 or ahead < 1 or budget < 1:
     raise ValueError(f"{NAME}: size = {size}, ahead = {ahead}, budget = {budget}; at least 8, 1 and 1")
-  driver = Driver(open_env, start, step, lambda env, observation: gymnasium.resized(picture(env), (size, size)),
+  driver = Driver(open_env, start, step, lambda env, observation: resized(picture(env), (size, size)),
                   lambda env, observation: observation, behave)
   return HostWorld(
       NAME, VERSION, Actions(np.zeros(2, np.float32), np.full(2, FRAME, np.float32)), (size, size, 3), driver,
       lambda seed, count: problems(driver, seed, count, path=path, ahead=ahead, test_share=test_share,
                                    split_seed=split_seed, part=part),
       lambda states, goals, told: success(states, goals), budget,
-      (f"a state of episodes of part {part!r}, the state {ahead} steps later; starts that succeed already left out",
+      (f"a state of episodes of part {part!r}, the state {ahead} steps later; starts that succeed already "
+       "left out",
        f"disc and T, four numbers, within {NEAR:g} px, angle within pi/9, after any step; no policy sees it"))
 
 
@@ -75,17 +79,19 @@ def success(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
 # ---- one environment ----
 
 def open_env():
-  """An environment without Gymnasium's wrappers, that is without its end after 300 steps or at the task's target."""
-  return _library().make(
-      ID, obs_type="state", observation_width=SIDE, observation_height=SIDE, disable_env_checker=True).unwrapped
+  """An environment without Gymnasium's wrappers, that is without its end after 300 steps or at the task's
+  target."""
+  return _library().make(ID, obs_type="state", observation_width=SIDE, observation_height=SIDE,
+                         disable_env_checker=True).unwrapped
 
 
 def start(env, seed: int, state: np.ndarray) -> np.ndarray:
-  """The state f32 [5] after a reset: `state`, or for [0] what the seed draws, disc in 50 .. 450 and T in 100 .. 400
-  as gym-pusht has it, but set exactly, the T within the walls and apart from the disc."""
+  """The state f32 [5] after a reset: `state`, or for [0] what the seed draws, disc in 50 .. 450 and T in
+  100 .. 400 as gym-pusht has it, but set exactly, the T within the walls and apart from the disc."""
   env.reset(seed=seed)
-  rng = gymnasium.generator(seed)
-  draw = lambda: np.float32([*rng.uniform(50, 450, 2), *rng.uniform(100, 400, 2), rng.uniform(0, 2 * math.pi)])
+  rng = generator(seed)
+  draw = lambda: np.float32([*rng.uniform(50, 450, 2), *rng.uniform(100, 400, 2),
+                             rng.uniform(0, 2 * math.pi)])
   put(env, state if len(state) else draw())
   while not len(state) and not _clear(env):
     put(env, draw())
@@ -122,12 +128,12 @@ def step(env, action: np.ndarray) -> tuple[np.ndarray, bool, bool]:
 
 def picture(env) -> np.ndarray:
   """uint8 [96 96 3]."""
-  return env._render(visualize=False)         # get_obs draws only where every step does, `render` adds a cross
+  return env._render(visualize=False)     # get_obs draws only where every step does, `render` adds a cross
 
 
-def behave(rng: np.random.Generator) -> gymnasium.Policy:
-  """Training actions, those of the native PushT: every 8 steps a new place to go, three times in four within 40
-  pixels of the T's centre, otherwise anywhere, and a pace of 5 to 25 pixels a step; 2 pixels of noise."""
+def behave(rng: np.random.Generator) -> Policy:
+  """Training actions, those of the native PushT: every 8 steps a new place to go, three times in four within
+  40 pixels of the T's centre, otherwise anywhere, and a pace of 5 to 25 pixels a step; 2 pixels of noise."""
   count, place, pace = 0, np.zeros(2), 0.0
 
   def act(state):
@@ -136,7 +142,8 @@ def behave(rng: np.random.Generator) -> gymnasium.Policy:
     if count % 8 == 0:
       cos, sin = math.cos(angle), math.sin(angle)
       turn, radius = rng.uniform(0, 2 * math.pi), 40 * math.sqrt(rng.uniform())
-      near = block + np.array([[cos, -sin], [sin, cos]]) @ BAR + radius * np.array([math.cos(turn), math.sin(turn)])
+      around = radius * np.array([math.cos(turn), math.sin(turn)])
+      near = block + np.array([[cos, -sin], [sin, cos]]) @ BAR + around
       place = near if rng.uniform() < 0.75 else rng.uniform(22, 489, 2)
       pace = rng.uniform(5, 25)
     count += 1
@@ -152,30 +159,31 @@ def behave(rng: np.random.Generator) -> gymnasium.Policy:
 
 def problems(driver: Driver, seed: int, count: int, *, path: str, ahead: int, test_share: float = 0.2,
              split_seed: int = 0, part: str = "test") -> tuple[Problem, dict[str, Any]]:
-  """`count` different problems drawn by `seed`, and how many there were to draw from, how many of them left out.
+  """`count` different problems drawn by `seed`, of how many, and how many of them were left out.
 
   Raises:
     FileNotFoundError, ValueError: no demonstrations, or fewer problems than `count` in them.
   """
-  from jepa.data import trajectories
+  from jepa.data import recordings
+  from jepa.data.sources import trajectories
   if not path:
     raise ValueError(f"{NAME} draws its problems from demonstrations: give their path, the folder with "
                      "pusht_demos.npz (--world_set=path=...)")
-  data = trajectories.load(Path(path).expanduser(), images=False)
+  data = recordings.read(Path(path).expanduser(), images=False)
   if data.state.shape[1] != 5 or data.action.shape[1] != 2:
-    raise ValueError(f"{path}: states {data.state.shape}, actions {data.action.shape}; PushT has 5 and 2 columns: x, "
-                     "y of the disc, x, y and angle of the T; x, y of the target")
+    raise ValueError(f"{path}: states {data.state.shape}, actions {data.action.shape}; PushT has 5 and 2 "
+                     "columns: x, y of the disc, x, y and angle of the T; x, y of the target")
   chosen = trajectories.split(len(data.ends), test_share, split_seed)
   if part not in chosen:
     raise ValueError(f"{NAME}: part = {part!r}; choose among {', '.join(chosen)}")
-  spans = trajectories.episodes(data.ends)[chosen[part]]
+  spans = recordings.episodes(data.ends)[chosen[part]]
   steps = np.concatenate([np.arange(a, b - ahead) for a, b in spans])
   already = success(data.state[steps], data.state[steps + ahead])
   open_ = steps[~already]
   if count > len(open_):
-    raise ValueError(f"{path}: {len(open_)} problems of {ahead} steps in part {part!r}, {count} asked for; lower "
-                     "--episodes or ahead")
-  drawn = gymnasium.generator(seed).permutation(open_)[:count]
+    raise ValueError(f"{path}: {len(open_)} problems of {ahead} steps in part {part!r}, {count} asked for; "
+                     "lower --episodes or ahead")
+  drawn = generator(seed).permutation(open_)[:count]
   env = driver.open()
   goals = []
   for state in data.state[drawn + ahead]:

@@ -61,3 +61,25 @@ def rollout(world: World, state: State, actions: jax.Array) -> State:
     return s, s
   _, after = jax.lax.scan(one, state, actions)
   return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), state, after)
+
+
+def trajectory(world: World, length: int, seed: int, index: jax.Array, *,
+               span: int = 0) -> dict[str, jax.Array]:
+  """Example `index` int32 [] of the training data of a world, a pure function of (seed, index): "image" uint8
+  [T H W C], "action" f32 [T-1 A] and "position" f32 [T P] of `length` T frames.
+
+  Args:
+    span: frames of what a trajectory is a window of, at a place drawn for it, so that it may begin where the
+      behaviour has led, such as at a wall; 0: it begins where the behaviour does.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), index)
+  start, behaviour = jax.random.split(key)
+  state = world.reset(start)
+  actions = world.behave(behaviour, state, (span or length) - 1)
+  states = rollout(world, state, actions)
+  if span:
+    first = jax.random.randint(jax.random.fold_in(key, 2), (), 0, span - length + 1)
+    window = lambda x, count: jax.lax.dynamic_slice_in_dim(x, first, count)
+    states, actions = jax.tree.map(lambda x: window(x, length), states), window(actions, length - 1)
+  return {"image": jax.vmap(world.render)(states), "action": actions,
+          "position": jax.vmap(world.position)(states)}
