@@ -27,8 +27,8 @@ def run(work: Callable[[], int | None], *, required: Sequence[str] = (),
 
 
 def guarded(work: Callable[[], int | None], interrupted: str) -> int:
-  """The code that `work` returns (None: 0). 1: an error, said in a line (with --verbosity=1 where it came from);
-  130: Ctrl-C, which is answered with the text `interrupted`."""
+  """The code that `work` returns (None: 0). 1: an error, said in a line (with --verbosity=1 where it came
+  from); 130: Ctrl-C, which is answered with the text `interrupted`."""
   try:
     return work() or 0
   except SAID as error:

@@ -249,7 +249,7 @@ def test_a_world_and_a_planner_of_another_repository(tmp_path, monkeypatch, caps
       flags.FLAGS(["jepa.plan", f"--workdir={tmp_path}", "--episodes=2", "--budget=4", "--horizon=3",
                    "--every=2", "--planner=yonder.hold", "--set=by=0.5", "--landscapes=0",
                    "--rows=trained model", *given])
-      plan._main()
+      plan.main()
     saved = json.loads((tmp_path / "planning" / "results.json").read_text())
     assert (saved["protocol"]["world"], saved["protocol"]["world_args"]) == (world, args)
     assert saved["planner"]["name"] == "yonder.hold" and list(saved["rows"]) == ["trained model"]
