@@ -46,10 +46,11 @@ def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, se
     ValueError: unknown evaluator or setting, rows with different labels, non-finite features, too few labels.
   """
   settings = settings or {}
-  modules = [_evaluator(name) for name in names]
+  module_of = lambda name: configs.module(name, "jepa.evals", "evaluate")
+  modules = [module_of(name) for name in names]
   for key in settings.keys() - {name.partition(".")[0] for name in names}:
     if not importlib.util.find_spec(key):       # a package: the config's other list may name one of its files
-      _evaluator(key)
+      module_of(key)
   base = next(iter(features_by_row.values()), None)
   for row, features in features_by_row.items():
     F.check(features, row=row)
@@ -69,14 +70,6 @@ def run(names: Sequence[str], features_by_row: Mapping[str, F.FeatureSet], *, se
                            protocol=own | {"evaluator": name}, **args)
       logging.info("%s: %s in %.1f s", row, name, time.monotonic() - start)
   return rows
-
-
-def _evaluator(name: str) -> ModuleType:
-  module = configs.module(name, "jepa.evals", "evaluate")
-  if not hasattr(module, "evaluate"):
-    raise ValueError(f"{module.__name__} is no evaluator: it has no function evaluate. Known: "
-                     f"{', '.join(configs.names('jepa.evals', 'evaluate'))}")
-  return module
 
 
 def _missing(module: ModuleType, features: F.FeatureSet) -> str:

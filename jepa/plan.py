@@ -7,7 +7,7 @@ imagined against real states (imagined.png, rollouts.png), distances and energie
 keeps the rows so far.
 
   --subgoals=memory       goes from one remembered latent to the next. The trained model's memory begins with
-                          that of the checkpoint (config.memory, see jepa/experiment.py), grows with what
+                          that of the checkpoint (config.memory, see jepa/wrappers.py), grows with what
                           episodes see, and stays in workdir/planning/memory for the next call
   --sweep=samples=32,64   instead: the trained model at all combinations of settings; sweep.json, sweep.png
 """

@@ -409,7 +409,7 @@ def test_protocol_by_row():
 def test_errors_of_a_run():
   with pytest.raises(ValueError, match="did you mean 'linear'.*knn"):
     evaluation.run(["linaer"], three_rows(), seed=0, protocol={})
-  with pytest.raises(ValueError, match="results is no evaluator.*Known: collapse, finetune, knn"):
+  with pytest.raises(ValueError, match="results has no evaluate.*Known: collapse, finetune, knn"):
     evaluation.run(["results"], three_rows(), seed=0, protocol={})
   with pytest.raises(ValueError, match="did you mean 'lowshot'"):
     evaluation.run(["knn"], three_rows(), seed=0, protocol={}, settings={"lowshots": {"draws": 3}})

@@ -41,7 +41,7 @@ def make(which: str, *, path: str, format: str = "", length: int = 16, frameskip
       agent in PushT, or all.
     test_share, seed: which episodes are held out.
     normalise: means and standard deviations of this split's episodes, by column, go into the model (see
-      jepa/experiment.py).
+      jepa/wrappers.py).
 
   Raises:
     ValueError: windows longer than every episode, columns that do not exist; and what `recordings.read`

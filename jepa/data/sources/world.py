@@ -26,7 +26,7 @@ def make(split: str, *, name: str = "two_rooms", args: dict = {}, length: int = 
     span: frames of what a trajectory is a window of, at a place drawn for it, so that it may begin where the
       behaviour has led, such as at a wall; 0: it begins where the behaviour does.
     normalise: from so many of the training trajectories, means and standard deviations of actions and
-      positions go into the model (see jepa/experiment.py); 0: it sees them as they are.
+      positions go into the model (see jepa/wrappers.py); 0: it sees them as they are.
 
   Raises:
     ValueError: fewer than two frames, a span of fewer than those, a world that steps on the host, and what
