@@ -70,6 +70,27 @@ def base() -> ConfigDict:
   return c
 
 
+# Keyword arguments: the factories that they go to say which there are.
+OPEN = ("args", "data.args", "plan.args", "eval.args", "eval.levels", "optim")
+
+
+def known(path: str) -> None:
+  """Nothing, if a run has the field `path`, such as "data.args.size", or leaves it to a factory.
+
+  Raises:
+    ValueError: it has not; with a suggestion.
+  """
+  at, parts = base(), path.split(".")
+  for i, part in enumerate(parts):
+    if ".".join(parts[:i]) in OPEN:
+      return
+    if not isinstance(at, ConfigDict) or part not in at:
+      fields = list(at) if isinstance(at, ConfigDict) else []
+      raise ValueError(f"config.{path} is not a field{hint(part, fields)}"
+                       + (f" Fields: {', '.join(fields)}" if fields else ""))
+    at = at[part]
+
+
 def tiny(c: ConfigDict, **args) -> ConfigDict:
   """The config in seconds on a CPU: synthetic 16x16 images, 4 steps of 16,
   arguments of the method replaced by `args`.

@@ -11,7 +11,8 @@ from jepa import command
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/, as FILE or FILE:ARGUMENT; override its fields with "
-    "--config.a.b=value.", lock_config=True)
+    "--config.a.b=value, as in --config.data.source=folder --config.data.args.path=PICTURES.",
+    lock_config=False, accept_new_attributes=True)      # for keywords that the file does not mention
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, metrics.jsonl, results.json and report.html go. The same one again "
     "continues the run.")
@@ -31,7 +32,9 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "With --coordinator: which o
 def main() -> int:
   """Trains; returns the exit code."""
   import jax      # here, since it takes a second that --help need not wait for
-  from jepa import train
+  from jepa import config, train
+  for path in config_flags.get_override_values(flags.FLAGS["config"]):
+    config.known(path)
   if _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   elif _DISTRIBUTED.value:

@@ -1,7 +1,9 @@
 """What all commands share: one line for an error, exit codes, a quick --help."""
+import json
 import subprocess
 import sys
 
+from PIL import Image
 import pytest
 
 from tests import runs
@@ -56,3 +58,28 @@ def test_help_imports_nothing_heavy():
   imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
   assert "--workdir" in done.stdout and "jepa.command" in imported
   assert not imported & {"jax", "flax", "optax", "orbax.checkpoint", "matplotlib", "jepa.train"}
+
+
+def test_own_pictures_on_the_command_line(tmp_path):
+  """Settings of a source that the config file does not mention; what is wrong with them is one line."""
+  def main(*options):
+    return subprocess.run(
+        [sys.executable, "-m", "jepa.main", "--config=configs/quickstart.py:tiny",
+         f"--workdir={tmp_path / 'run'}", "--config.data.source=folder", "--config.data.args={}", *options],
+        cwd=runs.ROOT, capture_output=True, text=True, timeout=200)
+  for kind in ("cats", "dogs"):
+    (tmp_path / "pets" / kind).mkdir(parents=True)
+    for i in range(20):
+      Image.new("RGB", (20, 24), (12 * i, 90 if kind == "cats" else 160, 40)).save(
+          tmp_path / "pets" / kind / f"{i}.png")
+  path = f"--config.data.args.path={tmp_path / 'pets'}"
+  done = main(path, "--config.data.args.size=16", "--config.log.tensorboard=False", "--config.optim.b2=0.95")
+  assert done.returncode == 0, done.stderr
+  rows = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert "folder pets" in rows[0]["protocol"]["train"]
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["b2"] == 0.95
+  for options, said in (((path,), "config.data.args.size is missing"),
+                        ((path, "--config.data.args.sise=16"), "did you mean 'size'?"),
+                        ((path, "--config.totl=3"), "config.totl is not a field; did you mean 'total'?")):
+    done = main(*options)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr

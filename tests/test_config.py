@@ -135,3 +135,22 @@ def test_call_leaves_other_errors_alone():
     raise TypeError("a real one")
   with pytest.raises(TypeError, match="a real one"):
     config.call(fails, "config.args", x=1)
+
+
+# The command line.
+
+
+@pytest.mark.parametrize("path", [
+    "total", "data.source", "data.args.path", "args.views.scale", "eval.args.knn.k", "plan.args.width",
+    "optim.momentum", "optim.lr.end", "eval.levels.alpha"])
+def test_keywords_of_factories_are_fields_also_where_the_file_has_none(path):
+  config.known(path)
+
+
+@pytest.mark.parametrize("path,told", [
+    ("totl", r"config\.totl is not a field; did you mean 'total'\? Fields: .*seed"),
+    ("data.arg.path", r"config\.data\.arg\.path is not a field; did you mean 'args'\? Fields: args, "),
+    ("total.steps", r"config\.total\.steps is not a field\.$")])
+def test_a_field_that_no_run_has_is_told(path, told):
+  with pytest.raises(ValueError, match=told):
+    config.known(path)

@@ -252,7 +252,7 @@ def test_the_command(tmp_path, table, capsys):
                  "--world_set=ahead=6", "--episodes=3", "--budget=6", "--horizon=2", "--every=1", "--set=samples=8",
                  "--set=elites=4",
                  f"--rows={','.join(rows)}"])
-    plan._main()
+    plan.main()
   saved = json.loads((tmp_path / "planning" / "results.json").read_text())
   assert list(saved["rows"]) == rows and saved["rows"][hosts.REPLAY]["success"] == 1
   assert saved["protocol"]["world_args"] == {"size": 16, "tolerance": 0.1, "ahead": 6}

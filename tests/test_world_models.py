@@ -185,7 +185,7 @@ def test_frames_and_positions_follow_the_actions():
 
 @pytest.mark.parametrize("args,told", [(dict(length=1), "two frames"), (dict(name="two_room"), "did you mean"),
                                        (dict(args=dict(randm=True)), "did you mean 'random'"),
-                                       (dict(name="pusht_gym"), "pusht_gym steps on the host.*jepa.worlds.collect")])
+                                       (dict(name="pusht_gym"), "steps on the host.*jepa.worlds.collect")])
 def test_bad_worlds_are_refused(args, told):
   with pytest.raises(ValueError, match=told):
     sources.make("world", "train", **args)
