@@ -23,11 +23,9 @@ _DURATION = re.compile(r"^\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(
 
 
 def base() -> ConfigDict:
-  """The defaults of a run. Durations are strings: "500 steps", "1e6 examples", "300 epochs", "5 %"
-  (of the run)."""
+  """The defaults of a run. Durations are strings: "500 steps", "1e6 examples", "300 epochs", "5 %" of it."""
   c = ConfigDict()
-  c.seed = 0                      # the only source of randomness: initialisation, views, masks,
-                                  # order of the data
+  c.seed = 0                      # the only randomness: initialisation, views, masks, order of the data
   c.total = "500 steps"           # length of the run
   c.batch = 256                   # global batch, over all devices and processes
   c.accumulate = 1                # micro-batches a step; statistics are then those of a micro-batch
@@ -84,8 +82,8 @@ def known(path: str) -> None:
   for i, part in enumerate(parts):
     if ".".join(parts[:i]) in OPEN:
       return
-    if not isinstance(at, ConfigDict) or part not in at:
-      fields = list(at) if isinstance(at, ConfigDict) else []
+    fields = list(at) if isinstance(at, ConfigDict) else []
+    if part not in fields:
       raise ValueError(f"config.{path} is not a field{hint(part, fields)}"
                        + (f" Fields: {', '.join(fields)}" if fields else ""))
     at = at[part]
@@ -117,8 +115,7 @@ def tiny(c: ConfigDict, **args) -> ConfigDict:
 
 
 def duration(text: str | int, *, batch: int, examples: int, total: int | None = None) -> int:
-  """Steps in a duration such as "300 epochs". `examples`: length of the training set;
-  `total`: steps of the run.
+  """Steps in a duration such as "300 epochs". `examples`: length of the training set; `total`: of the run.
 
   Raises:
     ValueError: not a duration, epochs of an empty or unknown set, or a percentage of an unknown run.
@@ -142,8 +139,7 @@ def duration(text: str | int, *, batch: int, examples: int, total: int | None = 
 
 
 def resolve(tree: Any, **sizes) -> Any:
-  """A copy of a plain tree in which every string that reads as a duration is a number of steps
-  (see `duration`)."""
+  """A copy of a plain tree, in which every string that reads as a `duration` is a number of steps."""
   if isinstance(tree, Mapping):
     return {k: resolve(v, **sizes) for k, v in tree.items()}
   if isinstance(tree, (list, tuple)):
@@ -187,9 +183,9 @@ def names(package: str, entry: str = "make") -> list[str]:
 
 
 def call(function: Callable, where: str, /, **kwargs) -> Any:
-  """function(**kwargs) with an error that names the config field, and a suggestion,
-  where a keyword does not exist."""
+  """function(**kwargs); where a keyword does not exist, an error with its config field and a suggestion."""
   parameters = inspect.signature(function).parameters
+  named = getattr(function, "func", function)       # a partial has no name
   if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     for key in kwargs:
       if key not in parameters:
@@ -197,7 +193,6 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
             f"{where}.{key} is not an option{hint(key, parameters)} Options: {', '.join(parameters)}")
     for key, p in parameters.items():
       if p.default is p.empty and key not in kwargs:
-        named = getattr(function, "func", function)       # a partial has no name
         raise ValueError(f"{where}.{key} is missing: {named.__module__}.{named.__qualname__} needs it")
   try:
     return function(**kwargs)
@@ -206,18 +201,19 @@ def call(function: Callable, where: str, /, **kwargs) -> Any:
     if not unexpected:
       raise
     nested, key = unexpected.groups()
-    known = _options(nested, key, ("jepa", function.__module__.partition(".")[0]))
+    known = _options(nested, key, ("jepa", named.__module__.partition(".")[0]))
     raise ValueError(f"{where}: {nested} has no option {key!r}"
                      + (f"{hint(key, known)} Options: {', '.join(known)}" if known else "")) from error
 
 
 def _options(name: str, absent: str, packages: tuple[str, ...]) -> list[str]:
-  """Keywords of the one function of this name, in what is imported of the packages, that has no keyword
-  `absent`; [] where several are called so."""
+  """Keywords of the function of this name, in what is imported of the packages, that has no keyword `absent`;
+  of two the one with the more similar keyword, [] of more."""
   own = [m for m in list(sys.modules.values()) if getattr(m, "__name__", "").partition(".")[0] in packages]
-  found = {f for m in own if inspect.isfunction(f := vars(m).get(name)) and f.__module__ == m.__name__
-           and absent not in inspect.signature(f).parameters}
-  return list(inspect.signature(found.pop()).parameters) if len(found) == 1 else []
+  found = {f for m in own if inspect.isfunction(f := vars(m).get(name)) and f.__module__ == m.__name__}
+  keywords = [k for f in found if absent not in (k := list(inspect.signature(f).parameters))]
+  alike = lambda known: max((difflib.SequenceMatcher(None, absent, k).ratio() for k in known), default=0)
+  return max(keywords, key=alike) if 0 < len(keywords) <= 2 else []
 
 
 def settings(texts: Iterable[str], flag: str) -> dict[str, Any]:

@@ -80,8 +80,7 @@ def _missing(module: ModuleType, features: F.FeatureSet) -> str:
   return module.missing(features) if hasattr(module, "missing") else ""
 
 
-# Rows of a run
-
+# ---- rows of a run ----
 
 def features_of(exp: Experiment, state: TrainState, train: Source, test: Source) -> F.FeatureSet:
   """Frozen features of both splits."""
@@ -119,8 +118,7 @@ def protocol(exp: Experiment, train: Source, test: Source, step: int) -> dict:
           "step": step, "method": exp.config["method"]}
 
 
-# What the loop calls
-
+# ---- what the loop calls ----
 
 def online(exp: Experiment,
            workdir: Path) -> Callable[[TrainState, int, dict], tuple[dict[str, float], list[str]]]:
@@ -176,12 +174,13 @@ def final(exp: Experiment, state: TrainState, workdir: Path, names: Sequence[str
   rows = run(names, by_row, seed=exp.config["seed"], settings=exp.config["eval"]["args"],
              protocol=protocol(exp, train, test, int(state.step)))
   by_row = {row: f._replace(subject=None) for row, f in by_row.items()}      # frees the untrained weights
+  report = lambda name: configs.module(name, "jepa.reports", "write").write
   if jax.process_index() == 0:
     results.save(rows, workdir / "results.json")
     print(results.table(rows), flush=True)
-    report = lambda name: configs.module(name, "jepa.reports", "write").write
     if picture := report("open_loop")(rows, workdir / "figures" / "open_loop.png", row=TRAINED):
       print(f"picture: {picture}", flush=True)
-    if exp.config["eval"]["report"]:
-      print(f"report: {report('run')(exp, state, workdir, rows, by_row)}", flush=True)
+  # Its images go over the mesh, so every process takes part.
+  if exp.config["eval"]["report"] and (page := report("run")(exp, state, workdir, rows, by_row)):
+    print(f"report: {page}", flush=True)
   return alarms(rows, exp.config["eval"])

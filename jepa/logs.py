@@ -61,8 +61,7 @@ def history(workdir: Path) -> list[dict]:
 
 
 class Progress:
-  """A live bar on a terminal; a line every tenth of the run, and at least every minute,
-  where there is none."""
+  """A live bar on a terminal; a line every tenth of the run, at least every minute, where there is none."""
 
   def __init__(self, *, total: int, initial: int, label: str):
     self._active = jax.process_index() == 0
@@ -85,8 +84,7 @@ class Progress:
                            or not self._last_line):
       left = (now - self._start) / max(1, step - self._initial) * (self._total - step)
       print(f"{self._label}: step {step}/{self._total}  loss {shown['loss']}  {shown['img/s']} images/s  ETA "
-            f"{left:.0f} s",
-            file=sys.stderr, flush=True)
+            f"{left:.0f} s", file=sys.stderr, flush=True)
       self._last_line = now
 
   def say(self, text: str) -> None:

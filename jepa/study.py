@@ -12,7 +12,8 @@ workdir/NAME/seedK. A run that is finished is skipped and one that failed is tri
 continues. The workdir gets results.json (after every run), table.md, report.html and figures/. One process
 with all its devices; many processes (jax.distributed) are not supported.
 
-Exit codes: 0 done, 75 interrupted and saved, 1 some runs failed (the others are done) or an error.
+Exit codes: 0 done, 75 interrupted and saved, 130 interrupted before or after the runs, 1 some runs failed
+(the others are done) or an error.
 """
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -245,7 +246,7 @@ def _plan_or_error(study: Study, r: Run) -> Plan | str:
   """The plan, or why there is none: one config that does not fit must not cost the other runs."""
   try:
     return plan(study, r)
-  except (ValueError, OSError, RuntimeError) as error:
+  except command.SAID as error:
     return f"{type(error).__name__}: {error}"
   finally:
     jax.clear_caches()

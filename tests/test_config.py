@@ -123,7 +123,10 @@ def test_call_names_the_field_and_suggests():
 
 
 def test_call_suggests_for_the_parts_of_a_method():
+  """Also where another imported function has the same name."""
   from jepa.methods import ijepa
+  from jepa.models import text
+  assert hasattr(text, "encoder")
   encoder = dict(width=8, depth=1, heads=1, patch=4)
   with pytest.raises(ValueError, match="encoder has no option 'pach'; did you mean 'patch'"):
     config.call(ijepa.make, "config.args", encoder=dict(encoder, pach=4),

@@ -1,4 +1,5 @@
 """Sources and pipelines: what is in a split, what is in a batch, and where the next one starts."""
+import inspect
 import io
 import itertools
 import json
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jepa import text
+from jepa import config, text
 from jepa.data import order, pipeline, source as sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -371,14 +372,32 @@ def test_digits_and_synthetic():
 
 
 @pytest.mark.parametrize("name, args, text", (
-    ("minst5k", {}, "did you mean 'mnist5k'.*Known: arrays, captions"),
+    ("minst5k", {}, "did you mean 'mnist5k'.*Known: .*captions, digits"),
     ("folder", {"pth": 1}, "args.pth is not an option; did you mean 'path'.*Options: path, size"),
     ("folder", {"path": "x"}, "config.data.args.size is missing: jepa.data.sources.folder.make needs it"),
     ("mnist5k", {"size": 3}, "args.size is not an option"),
-    ("no_such.package", {}, "there is no no_such.package. Known: arrays")))
+    ("no_such.package", {}, "there is no no_such.package. Known: ")))
 def test_a_typo_is_told(name, args, text):
   with pytest.raises(ValueError, match=text):
     sources.make(name, "train", **args)
+
+
+@pytest.mark.parametrize("name", config.names("jepa.data.sources"))
+def test_every_source_opens_or_says_what_it_needs(name):
+  """And its batches are what it said they are."""
+  _, *options = inspect.signature(config.module(name, "jepa.data.sources").make).parameters.values()
+  assert all(p.kind is p.KEYWORD_ONLY for p in options), "a split, and keywords"
+  if needed := [p.name for p in options if p.default is p.empty]:
+    with pytest.raises(ValueError, match=f"config.data.args.{needed[0]} is missing"):
+      sources.make(name, "train")
+    return
+  train, test = (sources.make(name, split) for split in ("train", "test"))
+  assert train.length and test.length and train.describe != test.describe
+  assert (train.shape, train.classes, train.text) == (test.shape, test.classes, test.text)
+  batch = next(stream(train, batch=4))
+  assert {k: (v.shape, v.dtype) for k, v in batch.items()} == sources.spec(train, 4)
+  with pytest.raises(ValueError, match="unknown split"):
+    sources.make(name, "no_such_split")
 
 
 def test_a_source_of_another_repository(tmp_path, monkeypatch):
@@ -387,8 +406,11 @@ def test_a_source_of_another_repository(tmp_path, monkeypatch):
 import numpy as np
 from jepa.data import splits
 
-def make(split, *, name, level=7):
-  image = np.full((40, 4, 4, 1), level, np.uint8)
+def shade(*, level, light=0):
+  return level + light
+
+def make(split, *, name, level=7, shading={}):
+  image = np.full((40, 4, 4, 1), shade(level=level, **shading), np.uint8)
   return splits.source_of(name, split, image, np.arange(40) % 2)
 """)
   monkeypatch.syspath_prepend(tmp_path)
@@ -397,6 +419,8 @@ def make(split, *, name, level=7):
   assert (source.arrays["image"] == 9).all() and next(stream(source, batch=4))["image"].shape == (4, 4, 4, 1)
   with pytest.raises(ValueError, match="args.levle is not an option; did you mean 'level'"):
     sources.make("other_repository.grey", "test", name="grey", levle=9)
+  with pytest.raises(ValueError, match="args: shade has no option 'ligth'; did you mean 'light'"):
+    sources.make("other_repository.grey", "test", name="grey", shading=dict(ligth=1))
   with pytest.raises(ValueError, match="args.name is missing: other_repository.grey.make needs it"):
     sources.make("other_repository.grey", "test")
 

@@ -13,7 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from jepa import evaluation, experiment
+from jepa import config, evaluation, experiment
 from jepa.evals import classes as C, collapse, combine, features as F, knn, linear, logistic, lowshot, results
 from jepa.types import Features, Method
 from tests import runs
@@ -39,7 +39,7 @@ def useless(**kwargs):
 
 
 class FakeSource:
-  """As jepa.data.sources.Source, with a hole where an example is unreadable."""
+  """As jepa.data.source.Source, with a hole where an example is unreadable."""
   length, classes, shape, describe = 7, 2, (2, 2, 1), "fake"
   arrays = None
 
@@ -365,8 +365,7 @@ def test_columns_stand_in_order_whoever_measured_first():
   rows = [results.result("a", m, 0.5, {"evaluator": of(m)}) for m in reversed([*metrics, "steps"])]
   assert [c[0] for c in results.columns(rows)] == metrics
   assert [c[0] for c in results.columns([{"metric": m} for m in reversed([*metrics, "steps"])])] == metrics
-  assert [m for m in metrics if results.kind(m) == "percent"] == metrics[:5]
-  assert results.kind("steps") == results.kind("segment_accuracy") == "number"
+  assert results.columns([{"metric": "steps"}, {"metric": "segment_accuracy"}]) == ()
   assert results.table(rows).splitlines()[-1].count("50.0") == 5
 
 
@@ -409,7 +408,7 @@ def test_protocol_by_row():
 def test_errors_of_a_run():
   with pytest.raises(ValueError, match="did you mean 'linear'.*knn"):
     evaluation.run(["linaer"], three_rows(), seed=0, protocol={})
-  with pytest.raises(ValueError, match="results has no evaluate.*Known: collapse, finetune, knn"):
+  with pytest.raises(ValueError, match="results has no evaluate.*Known: .*finetune, knn"):
     evaluation.run(["results"], three_rows(), seed=0, protocol={})
   with pytest.raises(ValueError, match="did you mean 'lowshot'"):
     evaluation.run(["knn"], three_rows(), seed=0, protocol={}, settings={"lowshots": {"draws": 3}})
@@ -423,6 +422,28 @@ def test_errors_of_a_run():
   rows[results.TRAINED].test_y[:] = 0
   with pytest.raises(ValueError, match="same examples"):
     evaluation.run(["knn"], rows, seed=0, protocol={})
+
+
+NAMES = config.names("jepa.evals", "evaluate")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_every_evaluator_owes(name):
+  """Columns of its own, and of every row numbers that JSON holds, the same again; or why there are none."""
+  module = config.module(name, "jepa.evals", "evaluate")
+  assert module.COLUMNS and module.LABELS in (True, False)
+  assert all(len(c) == 4 and c[3] in ("percent", "number") for c in module.COLUMNS)
+  others = [config.module(n, "jepa.evals", "evaluate").COLUMNS for n in NAMES if n != name]
+  assert {c[0] for c in module.COLUMNS}.isdisjoint(c[0] for columns in others for c in columns)
+  measure = lambda: evaluation.run([name], three_rows(), seed=0, protocol={"data": "blobs"})
+  if not (rows := measure()):
+    assert module.missing(blobs()), "features with labels: there is no reason to leave them out"
+    return
+  assert {r["row"] for r in rows} == set(results.ROWS)
+  assert all(r["protocol"]["data"] == "blobs" and r["protocol"]["evaluator"] == name for r in rows)
+  assert json.dumps(rows, allow_nan=False) == json.dumps(measure(), allow_nan=False)
+  assert {c[0] for c in results.columns(rows)} == {c[0] for c in module.COLUMNS} & {r["metric"] for r in rows}
+  assert results.columns(rows)
 
 
 def test_unlabelled_sources_skip_what_needs_labels(caplog):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import flops
+from jepa import logs
 from jepa.models import backbone, convnet, heads, layers, positions, vit
 from jepa.types import Tokens
 
@@ -103,7 +103,7 @@ def towers():
     loss = lambda p, x: (jnp.sin(net.apply(p, x, valid)) * valid[..., None]).sum()
     gradient = jax.grad(loss, argnums=(0, 1))
     out[scan, remat] = (*jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x),
-                        str(jax.make_jaxpr(gradient)(params, x)), flops.count(gradient, params, x))
+                        str(jax.make_jaxpr(gradient)(params, x)), logs.operations(gradient, params, x))
   return out
 
 

@@ -163,7 +163,8 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
   env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | {"XLA_FLAGS": flags}
   command = [sys.executable, "-m", "jepa.main", f"--config={runs.ROOT}/configs/ijepa.py:tiny",
              f"--workdir={tmp_path}", "--config.mesh.fsdp=2", "--config.replicated_tolerance=1.0",
-             "--config.log.tensorboard=False", f"--coordinator=localhost:{port}", "--num_processes=2"]
+             "--config.log.tensorboard=False", "--config.eval.report=True",
+             f"--coordinator=localhost:{port}", "--num_processes=2"]
   two = [subprocess.Popen([*command, f"--process_id={i}"], env=env, cwd=runs.ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) for i in range(2)]
   outputs = [p.communicate(timeout=240)[0] for p in two]
@@ -172,3 +173,6 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
   np.testing.assert_allclose(losses, reference("ijepa")[:, 0], rtol=5e-4)
   # The first process speaks for all.
   assert re.search(r"step 4/4", outputs[0]) and "step 4/4" not in outputs[1]
+  report = f"report: {tmp_path / 'report.html'}"
+  assert report in outputs[0] and report not in outputs[1]
+  assert "Feature maps" in (tmp_path / "report.html").read_text()

@@ -383,18 +383,16 @@ def test_what_is_apart():
 EVERY = {"shooting": dict(samples=50), "cem": dict(samples=50, elites=5, iterations=3),
          "icem": dict(samples=50, elites=5, iterations=2), "mppi": dict(samples=50, iterations=2, adapt=True),
          "gradient": dict(starts=3, steps=5, noise=0.1),
-         "grasp": dict(starts=3, steps=10, refine=3, sync=4, std=1.0, dynamics=lq_step,
-                       distance=lambda a, b: jnp.square(a - b).sum()),
-         "tree": dict(width=4, branches=3, hold=2, dynamics=lq_step, distance=lambda a, b: jnp.square(a - b).sum())}
-
-
+         "grasp": dict(starts=3, steps=10, refine=3, sync=4, std=1.0),
+         "tree": dict(width=4, branches=3, hold=2)}      # fewer of what there is; others with their defaults
 NAMES = config.names(planning.__name__)
 STEPWISE = [name for name in NAMES if planning.stepwise(name)]
 
 
 def every_planner(name, energy=lq, limits=LQ_LIMITS, **args):
-  given = {} if name in STEPWISE else dict(energy=energy)
-  return planning.make(name, limits=limits, horizon=H, **given, **(EVERY[name] | args))
+  steps = dict(dynamics=lq_step, distance=lambda a, b: jnp.square(a - b).sum())
+  given = steps if name in STEPWISE else dict(energy=energy)
+  return planning.make(name, limits=limits, horizon=H, **given, **(EVERY.get(name, {}) | args))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from jepa import flops, peers, sharding
+from jepa import logs, peers, sharding
 from jepa.models import resnet
 from jepa.models.convnet import stateful
 from tests.test_models import close, shaken
@@ -58,7 +58,7 @@ def test_parameters_are_the_published_ones_less_the_classifier(depth, stem, coun
 def test_multiplications_are_the_published_ones(depth, stem, side, published):
   """With the stride in the first product of a bottleneck a ResNet-50 has 3.86e9."""
   net, variables, image = abstract(side, depth=depth, stem=stem)
-  assert flops.count(functools.partial(net.apply, train=False), *variables,
+  assert logs.operations(functools.partial(net.apply, train=False), *variables,
                      image) / 2 == pytest.approx(published, rel=1.5e-3)
 
 

@@ -46,6 +46,14 @@ def imports(name: str) -> frozenset[str]:
   return frozenset((found | parents) & FILES.keys() - {name})
 
 
+def outside(name: str) -> set[str]:
+  """The packages that a module imports from, also inside of functions."""
+  tree = ast.parse(FILES[name].read_text())
+  used = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+  used |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+  return {u.partition(".")[0] for u in used}
+
+
 def lines(name: str) -> int:
   return len(FILES[name].read_text().splitlines())
 
@@ -106,23 +114,12 @@ def test_losses_masks_and_views_know_jax_alone():
   known = {"jax", "numpy", "math", "functools", "itertools", "inspect", "collections", "typing", "jepa"}
   for name in FILES:
     if room(name) in ("losses", "masks", "views", "photometric", "schedules"):
-      tree = ast.parse(FILES[name].read_text())
-      used = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-      used |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-      assert {u.split(".")[0] for u in used} <= known, name
+      assert outside(name) <= known, name
 
 
 def test_only_models_know_flax():
-  for name in FILES:
-    if room(name) != "models":
-      roots = {part.split(".")[0] for part in _outside(name)}
-      assert "flax" not in roots or room(name) == "logs", f"{name} imports flax"       # logs: its version
-
-
-def _outside(name: str) -> set[str]:
-  tree = ast.parse(FILES[name].read_text())
-  return ({a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-          | {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)})
+  users = {name for name in FILES if "flax" in outside(name)}
+  assert users and {room(name) for name in users} == {"models"}
 
 
 def test_the_rules_can_be_broken(monkeypatch):

@@ -217,6 +217,13 @@ def test_sigterm_between_runs_is_an_interruption(tmp_path, monkeypatch):
   assert signal.getsignal(signal.SIGTERM) is before and not list(tmp_path.glob("*/*/failed.json"))
 
 
+def test_a_missing_package_costs_its_run_alone(monkeypatch):
+  def plan(*of):
+    raise ImportError("an HDF5 file needs h5py")
+  monkeypatch.setattr(study, "plan", plan)
+  assert study._plan_or_error(None, None) == "ImportError: an HDF5 file needs h5py"
+
+
 def test_studies_are_told_by_what_they_return(tmp_path):
   """One of a fork is no run, whatever its name, and a broken file keeps nothing from being collected."""
   for name, body in (("run", "return dict(method='byol')"), ("ours", "return dict(study={}, runs={})"),

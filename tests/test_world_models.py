@@ -165,8 +165,8 @@ def test_a_window_lies_anywhere_in_its_span():
     long, short = jax.jit(whole.generate)(i), jax.jit(part.generate)(i)
     first = int(np.abs(long["action"][:16] - short["action"][0]).sum(1).argmin())
     places.add(first)
-    for k, frames in (("position", 5), ("action", 4), ("image", 5)):
-      np.testing.assert_allclose(short[k], long[k][first:first + frames], atol=1e-3)
+    for k, count in (("position", 5), ("action", 4), ("image", 5)):
+      np.testing.assert_allclose(short[k], long[k][first:first + count], atol=1e-3)
   assert len(places) > 2
   with pytest.raises(ValueError, match="no window of 5 frames fits"):
     make(length=5, span=4)

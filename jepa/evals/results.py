@@ -45,8 +45,7 @@ def latest(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
   return found
 
 
-# The table
-
+# ---- the table ----
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
   """The columns that rows have a number for: percents before numbers, by the ORDER of their evaluators. What
@@ -55,12 +54,6 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
   evaluators = {r["metric"]: r.get("protocol", {}).get("evaluator", "") for r in rows}
   found = filter(None, (_column(*x) for x in evaluators.items()))
   return tuple(column for _, column in sorted(found, key=lambda x: x[0]))
-
-
-def kind(metric: str) -> str:
-  """How a metric is written: "percent", or "number", which is also what no evaluator has a column for."""
-  found = _column(metric, "")
-  return found[1][3] if found else "number"
 
 
 @functools.cache
@@ -124,8 +117,7 @@ def table(rows: Sequence[Row]) -> str:
   return "\n".join([*head, "-" * max(map(len, head)), *map(line, body)])
 
 
-# results.json
-
+# ---- results.json ----
 
 def read(path: str | os.PathLike) -> list[Row]:
   """The results in a results.json; [] where there is none.

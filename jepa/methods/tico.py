@@ -1,5 +1,5 @@
-"""TiCo (Zhu et al., 2022, arXiv 2206.10698): views agree, and embeddings avoid the directions that others have
-taken, as a running second moment remembers them.
+"""TiCo (Zhu et al., 2022, arXiv 2206.10698): views agree, and embeddings avoid the directions that others
+have taken, as a running second moment remembers them.
 
   z = projector(encoder(view_1)),  z' = stop_gradient(target(view_2)),  both of length one     [B D]
   C <- beta stop_gradient(C) + (1 - beta) z^T z / B                                            [D D]
@@ -38,18 +38,18 @@ def make(*, encoder: Mapping, projector: Mapping, views: Mapping, beta: float = 
                      "projector, so it needs one width at least, as in (256,)")
 
   def loss(params, extra, batch, key):
-    group = recipe(key, view_recipes.to_float(batch["image"]))[0]
+    group = recipe(key, batch["image"])[0]
     out, extra = tower.apply(params, extra, (group if none else group[:1],))
     z = prediction.unit(out["projector"])
     if none:
       agree = 1 - (z[0] * z[1]).sum(-1).mean()
       return agree, (extra, {"agree": agree, "spread": prediction.spread(out["projector"])})
-    goal, target_stats = tower.apply(extra["target"], extra["target_stats"], (group[1:2],), parts)
+    goal, extra = towers.of_target(tower, extra, (group[1:2],), parts)
     z, goal = z[0], jax.lax.stop_gradient(prediction.unit(goal["projector"][0]))
     product = lambda a, b: jnp.matmul(a, b, precision="float32")
     moment = beta * jax.lax.stop_gradient(extra["moment"]) + (1 - beta) * product(z.T, z) / len(z)
     agree, taken = 1 - (z * goal).sum(-1).mean(), (product(z, moment) * z).sum(-1).mean()
-    extra = extra | {"target_stats": target_stats, "moment": jax.lax.stop_gradient(moment)}
+    extra = extra | {"moment": jax.lax.stop_gradient(moment)}
     return agree + rho * taken, (extra, {"agree": agree, "taken": taken,
                                          "spread": prediction.spread(out["projector"])})
 

@@ -140,7 +140,7 @@ def compare(c) -> dict:
   model = pldm.world_model(**{k: args[k] for k in names})
   parts = agents.of_model(model, params, extra, world, horizon=horizon)
   agent = agents.planned(world, *parts, name=_PLANNER.value, horizon=horizon, every=every,
-                        dynamics=agents.steps_of_model(model, params, extra), **own)
+                         dynamics=agents.steps_of_model(model, params, extra), **own)
   protocol = Protocol("two_rooms", world.version, room, _BUDGET.value, _EPISODES.value, 0)
 
   encode, predict = torch_model(args, params)

@@ -19,7 +19,7 @@ from jepa.wrappers import Memory
 class Level(NamedTuple):
   """The upper of two levels."""
 
-  memory: Memory                                                       # to begin with
+  memory: Memory                                              # to begin with
   propose: Callable[[Memory], subgoals.Proposer]
   remember: Callable[[Memory, control.Episode], Memory]       # with what episodes visited
 

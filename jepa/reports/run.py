@@ -51,14 +51,16 @@ PANELS = {
 
 
 def write(exp: Experiment, state: TrainState, workdir: Path, rows: Sequence[results.Row],
-          by_row: Mapping[str, F.FeatureSet]) -> Path:
-  """Writes workdir/report.html and workdir/figures/*.png; returns the page's path. rows: results. by_row: the
-  features that they are of."""
-  figures = workdir / "figures"
-  examples = _examples(exp)
-  drawn = _of_the_method(exp, examples["image"], figures)
+          by_row: Mapping[str, F.FeatureSet]) -> Path | None:
+  """Writes workdir/report.html and workdir/figures/*.png; returns the page's path. To be called on every
+  process, of which the first draws and writes; None on the others. rows: results. by_row: the features that
+  they are of."""
+  figures, examples = workdir / "figures", _examples(exp)
   tokens = {name: _tokens(exp, s, examples)
             for name, s in ((UNTRAINED, experiment.initial_state(exp)), (TRAINED, state))}
+  if jax.process_index():
+    return None
+  drawn = _of_the_method(exp, examples["image"], figures)
   side = round(tokens[TRAINED].shape[1] ** 0.5)
   if side * side == tokens[TRAINED].shape[1] > 1:
     drawn["pca"] = panels.pca(examples["image"][:SHOWN], tokens, (side, side), path=figures / "pca.png")

@@ -33,7 +33,7 @@ class Result(NamedTuple):
   x: float | None
   seed: int
   record: Mapping[str, Any]         # study.json: steps, images_per_s, ...
-  rows: Sequence[results.Row]             # results.json; [] where the run is not finished or failed
+  rows: Sequence[results.Row]       # results.json; [] where the run is not finished or failed
   history: Sequence[Mapping[str, Any]] = ()      # metrics.jsonl
   floors: Sequence[results.Row] = ()             # floors.json: measured as the evaluations while training are
   config: Mapping[str, Any] = {}

@@ -261,4 +261,4 @@ def _coverage(line: np.ndarray, half: float, size: int) -> Spans:
   pixel = np.arange(size)
   share = lambda a, b: np.clip(np.minimum(b[:, None], pixel + 1) - np.maximum(a[:, None], pixel), 0, 1)
   return Spans(*(s.astype(np.float32) for s in (share(line - half, line + half),
-                                                 share(line[:-1] + half, line[1:] - half))))
+                                                share(line[:-1] + half, line[1:] - half))))
