@@ -78,8 +78,7 @@ def test_own_pictures_on_the_command_line(tmp_path):
   rows = json.loads((tmp_path / "run" / "results.json").read_text())
   assert "folder pets" in rows[0]["protocol"]["train"]
   assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["b2"] == 0.95
-  for options, said in (((path,), "config.data.args.size is missing"),
-                        ((path, "--config.data.args.sise=16"), "did you mean 'size'?"),
+  for options, said in (((path, "--config.data.args.sise=16"), "did you mean 'size'?"),
                         ((path, "--config.totl=3"), "config.totl is not a field; did you mean 'total'?")):
     done = main(*options)
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
