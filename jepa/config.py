@@ -72,13 +72,13 @@ def base() -> ConfigDict:
 OPEN = ("args", "data.args", "plan.args", "eval.args", "eval.levels", "optim")
 
 
-def known(path: str) -> None:
-  """Nothing, if a run has the field `path`, such as "data.args.size", or leaves it to a factory.
+def known(c: ConfigDict, path: str) -> None:
+  """Nothing, if `c` has the field `path`, such as "data.args.size", or leaves it to a factory.
 
   Raises:
     ValueError: it has not; with a suggestion.
   """
-  at, parts = base(), path.split(".")
+  at, parts = c, path.split(".")
   for i, part in enumerate(parts):
     if ".".join(parts[:i]) in OPEN:
       return

@@ -33,8 +33,10 @@ def main() -> int:
   """Trains; returns the exit code."""
   import jax      # here, since it takes a second that --help need not wait for
   from jepa import config, train
-  for path in config_flags.get_override_values(flags.FLAGS["config"]):
-    config.known(path)
+  flag = flags.FLAGS["config"]
+  written = flag.parser.parse(config_flags.get_config_filename(flag))      # as the file has it
+  for path in config_flags.get_override_values(flag):
+    config.known(written, path)
   if _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   elif _DISTRIBUTED.value:

@@ -147,7 +147,13 @@ def test_call_leaves_other_errors_alone():
     "total", "data.source", "data.args.path", "args.views.scale", "eval.args.knn.k", "plan.args.width",
     "optim.momentum", "optim.lr.end", "eval.levels.alpha"])
 def test_keywords_of_factories_are_fields_also_where_the_file_has_none(path):
-  config.known(path)
+  config.known(config.base(), path)
+
+
+def test_a_config_of_ones_own_may_have_more_fields():
+  c = config.base()
+  c.mine = dict(depth=3)
+  config.known(c, "mine.depth")
 
 
 @pytest.mark.parametrize("path,told", [
@@ -156,4 +162,4 @@ def test_keywords_of_factories_are_fields_also_where_the_file_has_none(path):
     ("total.steps", r"config\.total\.steps is not a field\.$")])
 def test_a_field_that_no_run_has_is_told(path, told):
   with pytest.raises(ValueError, match=told):
-    config.known(path)
+    config.known(config.base(), path)
