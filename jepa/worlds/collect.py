@@ -148,20 +148,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--length", type=int, default=91, help="frames an episode")
   parser.add_argument("--seed", type=int, default=0, help="of layouts, starts and actions")
   parser.add_argument("--path", required=True, help="the .npz to write")
-  given, clock = parser.parse_args(argv), time.perf_counter()
-  try:
+  given = parser.parse_args(argv)
+
+  def work() -> None:
+    clock = time.perf_counter()
     size = collect(given.path, given.world, config.settings(given.world_set, "world_set"),
                    episodes=given.episodes, length=given.length, seed=given.seed)
-  except KeyboardInterrupt:
-    print(f"\njepa: interrupted; {given.path} was not written", file=sys.stderr)
-    return 130
-  except (ValueError, RuntimeError, OSError) as error:
-    print(f"\njepa: {type(error).__name__}: {error}", file=sys.stderr)
-    return 1
-  frames, seconds = given.episodes * given.length, time.perf_counter() - clock
-  print(f"{given.path}: {given.episodes} episodes, {frames:,} frames, {size / 2**20:.1f} MiB, "
-        f"{frames / seconds:,.0f} frames/s")
-  return 0
+    frames, seconds = given.episodes * given.length, time.perf_counter() - clock
+    print(f"{given.path}: {given.episodes} episodes, {frames:,} frames, {size / 2**20:.1f} MiB, "
+          f"{frames / seconds:,.0f} frames/s")
+
+  return command.guarded(work, f"{given.path} was not written")
 
 
 if __name__ == "__main__":
